@@ -1,0 +1,109 @@
+"""Sample the current weights with vLLM and grade: accuracy, pass@k and maj@k during fit, and in ``stepneg test``."""
+
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from transformers import PreTrainedTokenizerBase
+
+from stepneg.callbacks.export import export
+from stepneg.data.prepared import load_tokenizer
+from stepneg.evaluation import Evaluation, evaluate
+from stepneg.grading import Form
+from stepneg.policy import Policy
+from stepneg.problems import Problem, ProblemSource
+from stepneg.sampling.engine import Decoding
+from stepneg.sampling.store import SampleStore
+from stepneg.sampling.vllm_engine import VLLMEngine
+
+
+class VLLMEvaluation(L.Callback):
+    """Evaluates whenever Lightning validates (``trainer.check_val_every_n_epoch``, ``val_check_interval``) or tests.
+
+    The metrics are logged as ``validation/accuracy``, ``test/pass@5`` ... with ``_low`` and ``_high`` (95 %), can be
+    monitored, and are written with every graded solution to ``RUN/evaluation/``. Greedy solutions and samples go
+    through the sample store, so a repeated evaluation costs nothing.
+
+    Args:
+        engine: the sampling engine, by class_path.
+        validation: problems during fit, by class_path; None for no evaluation there.
+        test: problems of ``stepneg test``.
+        form: how final answers are written: gsm8k, math or number.
+        k: samples a problem for pass@k and maj@k.
+        temperature: of the samples.
+        top_p: of the samples.
+        max_tokens: longest solution, in tokens.
+        store: folder of the sample store.
+        seed: of the samples.
+        show: solutions in TensorBoard's sample table.
+    """
+
+    def __init__(
+        self,
+        engine: VLLMEngine,
+        validation: ProblemSource | None = None,
+        test: ProblemSource | None = None,
+        form: Form = "gsm8k",
+        k: int = 5,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        max_tokens: int = 256,
+        store: Path = Path("runs/samples"),
+        seed: int = 0,
+        show: int = 10,
+    ) -> None:
+        self.engine, self.store = engine, store
+        self.sources = {"validation": validation, "test": test}
+        self.form, self.k, self.seed, self.show = form, k, seed, show
+        self.sampled = Decoding(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate the current weights."""
+        if not trainer.sanity_checking:
+            self.run(trainer, pl_module, "validation")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate the weights under test."""
+        self.run(trainer, pl_module, "test")
+
+    def run(self, trainer: L.Trainer, policy: L.LightningModule, stage: str) -> None:
+        """Export, sample and grade on rank zero; log on all."""
+        source = self.sources[stage]
+        if source is None:
+            return
+        metrics: dict[str, float] = {}
+        if trainer.is_global_zero:
+            assert isinstance(policy, Policy)
+            assert policy.model is not None
+            problems = source.load()
+            folder = Path(trainer.default_root_dir) / "evaluation" / "policy"
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            tokenizer_folder = policy.path or Path(trainer.datamodule.policy)  # type: ignore[attr-defined]
+            export(policy.model, tokenizer_folder, folder)
+            tokenizer = load_tokenizer(folder)
+            result = self.evaluate(folder, tokenizer, problems, trainer.datamodule.template)  # type: ignore[attr-defined]
+            name = "test" if stage == "test" else f"validation-step{trainer.global_step}"
+            result.write(folder.parent / f"{name}.json")
+            metrics = {key: value for key, value in result.metrics.items() if key != "problems"}
+            self.table(trainer, stage, problems, result)
+        metrics = trainer.strategy.broadcast(metrics)
+        policy.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
+
+    def evaluate(
+        self, folder: Path, tokenizer: PreTrainedTokenizerBase, problems: list[Problem], template: str
+    ) -> Evaluation:
+        """The metrics of a policy folder."""
+        store = SampleStore(self.store)
+        return evaluate(
+            self.engine, store, folder, tokenizer, problems, template, self.form, self.k, self.sampled, self.seed
+        )
+
+    def table(self, trainer: L.Trainer, stage: str, problems: list[Problem], result: Evaluation) -> None:
+        """A few problems with their greedy solutions as text in TensorBoard."""
+        if not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        rows = ["| problem | solution | answer | reference | |", "|---|---|---|---|---|"]
+        for problem, done in list(zip(problems, result.problems, strict=True))[: self.show]:
+            cells = [problem.question, done.greedy, done.extracted or "", problem.answer, "✓" if done.correct else "✗"]
+            rows.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", "<br>") for c in cells) + " |")
+        trainer.logger.experiment.add_text(f"{stage}/solutions", "\n".join(rows), trainer.global_step)

@@ -1,0 +1,64 @@
+"""Write the policy as an HF folder: what vLLM, transformers and the next stage load."""
+
+import shutil
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from transformers import AutoTokenizer
+
+from stepneg.policy import Policy
+
+
+@rank_zero_only
+def export(model: torch.nn.Module, tokenizer_folder: Path, out: Path) -> None:
+    """Write model (safetensors, its own dtype), tokenizer and generation config to ``out``, whole or not at all."""
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)  # type: ignore[operator]
+    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(partial)
+    if out.exists():
+        shutil.rmtree(out)
+    partial.rename(out)
+
+
+class Export(L.Callback):
+    """Export the last policy (``RUN/last``) and, by a monitored metric, the best one (``RUN/best``).
+
+    Args:
+        monitor: logged metric that the best policy has most of, for example ``validation/accuracy``; None for no best.
+        mode: whether the best is the largest or the smallest value.
+    """
+
+    def __init__(self, monitor: str | None = None, mode: str = "max") -> None:
+        self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
+        self.best: float | None = None
+
+    def write(self, trainer: L.Trainer, policy: L.LightningModule, name: str) -> None:
+        """Export to ``RUN/name``."""
+        assert isinstance(policy, Policy)
+        assert policy.model is not None
+        source = policy.path or Path(trainer.datamodule.policy)  # type: ignore[attr-defined]
+        export(policy.model, source, Path(trainer.default_root_dir) / name)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the policy if its monitored metric is the best so far."""
+        value = trainer.callback_metrics.get(self.monitor or "")
+        if trainer.sanity_checking or value is None:
+            return
+        if self.best is None or self.sign * float(value) > self.sign * self.best:
+            self.best = float(value)
+            self.write(trainer, pl_module, "best")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the last policy."""
+        self.write(trainer, pl_module, "last")
+
+    def state_dict(self) -> dict[str, float | None]:
+        """The best value so far, kept in the checkpoint."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
+        """Take the best value so far from the checkpoint."""
+        self.best = state_dict["best"]

@@ -1,0 +1,73 @@
+"""Tokens a second, and which share of the time went to training, sampling and grading."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from stepneg.timing import SECONDS
+
+
+class Throughput(L.Callback):
+    """Logs ``throughput/*`` and writes ``RUN/summary.json`` when the fit ends. Survives a resume from a checkpoint."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.spent: Counter[str] = Counter()  # seconds by activity, of this process and of those before a resume
+        self.before: Counter[str] = Counter()
+        self.step_started = 0.0
+        self.started = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Start the clock; Lightning has prepared the data by now or is about to."""
+        self.started = self.started or time.monotonic()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on the trainer trains."""
+        self.before = Counter(SECONDS)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start a step's clock."""
+        self.step_started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the step's tokens (without padding) and seconds."""
+        seconds = time.monotonic() - self.step_started
+        tokens = int(batch["attention_mask"].sum()) * trainer.world_size
+        self.tokens += tokens
+        self.spent["training"] += seconds  # type: ignore[assignment]
+        pl_module.log("throughput/tokens_per_second", tokens / max(seconds, 1e-9))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the shares and write the summary."""
+        shares = self.shares()
+        built = getattr(trainer.datamodule, "built", None)  # type: ignore[attr-defined]
+        facts: dict[str, float] = dict(built.facts) if built else {}
+        summary = facts | {"trained_tokens": self.tokens, "seconds": sum(shares.values())}
+        summary |= {f"seconds_{name}": seconds for name, seconds in shares.items()}
+        if trainer.is_global_zero:
+            Path(trainer.default_root_dir, "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+            total = max(sum(shares.values()), 1e-9)
+            for logger in trainer.loggers:
+                logger.log_metrics(
+                    {f"throughput/share_{name}": seconds / total for name, seconds in shares.items()}
+                    | {"throughput/trained_tokens": self.tokens},
+                    trainer.global_step,
+                )
+
+    def shares(self) -> dict[str, float]:
+        """Seconds by activity: training, and what this fit sampled and graded."""
+        return {"training": self.spent["training"]} | {name: SECONDS[name] for name in ("sampling", "grading")}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tokens and seconds so far."""
+        return {"tokens": self.tokens, "spent": dict(self.spent)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from an earlier process."""
+        self.tokens, self.spent = state_dict["tokens"], Counter(state_dict["spent"])

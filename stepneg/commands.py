@@ -1,0 +1,125 @@
+"""Which verb runs what."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from stepneg.callbacks.export import Export
+from stepneg.errors import InputError
+from stepneg.policy import Policy
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the whole configuration to ``RUN/config.yaml``."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Called once, on rank zero."""
+        root = Path(trainer.default_root_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False)
+        (root / ("config.yaml" if stage == "fit" else f"config-{stage}.yaml")).write_text(text)
+
+
+class StepnegCLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` on :class:`Policy` and any stepneg DataModule."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Checkpoints and exports are part of every run."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_top_k": 1})
+        parser.add_lightning_class_args(Export, "export")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Everything of a run goes below ``trainer.default_root_dir``, events to ``RUN/tensorboard``."""
+        root = self._get(self.config_init, "trainer.default_root_dir")
+        if root is None:
+            raise InputError("trainer.default_root_dir is not set; name the run's directory, for example runs/sft")
+        if self._get(self.config_init, "trainer.logger") is None:
+            kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
+        return super().instantiate_trainer(default_root_dir=str(root), **kwargs)
+
+
+def lightning_verb(argv: list[str]) -> None:
+    """Run a verb of LightningCLI."""
+    StepnegCLI(
+        Policy,
+        L.LightningDataModule,
+        subclass_mode_data=True,
+        save_config_callback=None if "LOCAL_RANK" in os.environ else RunConfig,
+        save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        seed_everything_default=0,
+        parser_kwargs={"prog": "stepneg", "exit_on_error": False, "description": "Learn from wrong solutions."},
+        args=argv,
+    )
+
+
+def init_verb(argv: list[str]) -> None:
+    """A fresh small model folder with its own tokenizer."""
+    from stepneg.initialise import init
+
+    jsonargparse.auto_cli(init, args=argv, exit_on_error=False, prog="stepneg init")
+
+
+def pipeline_verb(argv: list[str]) -> None:
+    """A chain of fits and tests, done stages skipped, and the report at the end."""
+    from stepneg.analysis.report import report
+    from stepneg.pipeline import Stage, pipeline
+
+    parser = jsonargparse.ArgumentParser(prog="stepneg pipeline", description=pipeline.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", required=True, help="the chain, a YAML file")
+    parser.add_argument("--root", type=Path, required=True, help="run directory")
+    parser.add_argument("--seeds", type=list[int], default=[0], help="each repeats the chain in ROOT/seed-N")
+    parser.add_argument("--stages", type=list[Stage], required=True, help="name, config, args and verbs of each run")
+    parser.add_argument("--order", type=list[str], default=[], help="methods in the order that the report checks")
+    config = parser.parse_args(argv)
+    folder = Path(str(config.config[-1])).parent
+    stages = parser.instantiate_classes(config).stages
+    pipeline(run, folder, config.root, stages, config.seeds)
+    print(report(config.root, config.order))
+
+
+def report_verb(argv: list[str]) -> None:
+    """One table and one plot over all tested runs below a directory."""
+    from stepneg.analysis.report import report
+
+    def main(root: Path, order: list[str] = ["sft", "rft", "step_dpo"]) -> None:  # noqa: B006
+        """Write report.md, report.csv and report.png.
+
+        Args:
+            root: a run directory, or one above several.
+            order: methods in the order that is checked.
+        """
+        print(report(root, order))
+
+    jsonargparse.auto_cli(main, args=argv, exit_on_error=False, prog="stepneg report")
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "init": init_verb,
+    "pipeline": pipeline_verb,
+    "report": report_verb,
+}
+
+
+def run(argv: list[str]) -> None:
+    """Run the verb that ``argv`` starts with.
+
+    Raises:
+        InputError: an argument or a configuration file does not parse.
+    """
+    try:
+        if argv and argv[0] in VERBS:
+            VERBS[argv[0]](argv[1:])
+        else:
+            lightning_verb(argv)
+    except jsonargparse.ArgumentError as error:
+        raise InputError(str(error)) from error

@@ -1,0 +1,103 @@
+"""Preference pairs for DPO: of the first pit, of a shared prefix, of outcomes, of edit distance."""
+
+from collections import Counter
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from stepneg.credit.pairs import (
+    Pair,
+    Trace,
+    distinct_positives,
+    edit_distance_pairs,
+    first_pit_pairs,
+    outcome_pairs,
+    shared_prefix_pairs,
+)
+from stepneg.credit.steps import split_steps
+from stepneg.data.prepared import Built, Prepared
+from stepneg.data.rollouts import Generated, Rollouts
+from stepneg.data.rows import Example, Row, teacher_row
+from stepneg.problems import Problem
+
+PairKind = Literal["first_pit", "shared_prefix", "outcome", "edit_distance"]
+
+
+class Pairs(Prepared):
+    """A better and a worse response to a problem, from the solutions that ``policy`` (also the reference) sampled.
+
+    Args:
+        rollouts: how the policy is sampled and its steps are valued.
+        kind: which pairs; only the first two need step values.
+        chosen: whose correct solutions: the policy's own, the teacher's, or both.
+        positives: most of the policy's correct solutions used a problem, the most diverse.
+        max_pairs: most pairs a problem.
+        k: K of the best-of-K rollout policy whose values are used (1 is the policy itself).
+        tolerance: how far below the problem's own value a pit must lie.
+    """
+
+    def __init__(
+        self,
+        rollouts: Rollouts,
+        kind: PairKind = "first_pit",
+        chosen: Literal["self", "teacher", "both"] = "self",
+        positives: int = 4,
+        max_pairs: int = 8,
+        k: int = 1,
+        tolerance: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.rollouts, self.kind, self.chosen, self.positives = rollouts, kind, chosen, positives
+        self.max_pairs, self.k, self.tolerance = max_pairs, k, tolerance
+
+    def settings(self) -> Any:
+        """What the pairs depend on."""
+        return self.rollouts, self.kind, self.chosen, self.positives, self.max_pairs, self.k, self.tolerance
+
+    def build(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> Built:
+        """Sample, value, pair; then the reference log-probabilities."""
+        by_step = self.kind in ("first_pit", "shared_prefix")
+        draw = self.rollouts.valued if by_step else self.rollouts.solutions
+        generated = draw(self.policy, problems, tokenizer, self.template)
+        pairs, drops = self.pair(generated, self.right(generated, problems, tokenizer), {tokenizer.eos_token_id})
+        examples = self.with_reference([as_example(pair) for pair in pairs])
+        facts = {"problems": float(len(problems)), "examples": float(len(examples))} | generated.facts
+        return Built(examples, facts | {f"dropped: {reason}": float(count) for reason, count in drops.items()}, generated.valued)
+
+    def right(
+        self, generated: Generated, problems: list[Problem], tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, list[Trace]]:
+        """The correct solutions by problem."""
+        right: dict[str, list[Trace]] = {p.id: [] for p in problems}
+        if self.chosen != "teacher":
+            traces = [t for found in generated.correct().values() for t in found]
+            right |= distinct_positives(traces, self.positives)
+        if self.chosen != "self":
+            for problem in problems:
+                row = teacher_row(tokenizer, self.template, problem)
+                ends = tuple(split_steps(row.response_ids, tokenizer.decode, self.rollouts.steps))
+                right[problem.id].append(Trace(problem.id, row.prompt_ids, row.response_ids, True, ends))
+        return right
+
+    def pair(
+        self, generated: Generated, right: dict[str, list[Trace]], eos: set[int]
+    ) -> tuple[list[Pair], Counter[str]]:
+        """Pairs of the chosen kind, and why wrong solutions made none."""
+        limits = {"eos_ids": eos, "max_pairs": self.max_pairs, "seed": self.seed}
+        if self.kind == "first_pit":
+            return first_pit_pairs(right, generated.wrong(), k=self.k, tolerance=self.tolerance, **limits)
+        if self.kind == "shared_prefix":
+            return shared_prefix_pairs(
+                right, generated.wrong(), generated.continuations, k=self.k, tolerance=self.tolerance, **limits
+            )
+        wrong = {name: [t for t in traces if not t.correct] for name, traces in generated.traces.items()}
+        return (outcome_pairs if self.kind == "outcome" else edit_distance_pairs)(right, wrong, **limits)
+
+
+def as_example(pair: Pair) -> Example:
+    """The two rows of a pair, chosen first."""
+    return (
+        Row(pair.prompt_ids, pair.chosen_ids, pair.shared),
+        Row(pair.prompt_ids, pair.rejected_ids, pair.shared),
+    )

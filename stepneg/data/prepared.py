@@ -1,0 +1,242 @@
+"""The base of the DataModules whose training data is made before training: made once, kept, read back."""
+
+import json
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from stepneg.credit.pairs import Trace
+from stepneg.data.rows import Example, Row, SeededOrder, check_lengths, collate, teacher_row
+from stepneg.errors import InputError
+from stepneg.fingerprint import fingerprint, fingerprint_policy
+from stepneg.policy import batch_log_probs, load_model
+from stepneg.problems import Problem, ProblemSource
+from stepneg.problems.contamination import contamination
+
+
+@dataclass(frozen=True)
+class Built:
+    """Training examples, facts about their making (numbers for the report), and valued traces to look at."""
+
+    examples: list[Example]
+    facts: dict[str, float]
+    traces: list[Trace] = field(default_factory=list)
+
+
+def write_built(built: Built, file: Path) -> None:
+    """Write examples and traces as JSONL and the facts as JSON; the file of examples appears last and whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".json").write_text(json.dumps(built.facts, indent=1))
+    with file.with_suffix(".traces.jsonl").open("w") as out:
+        out.writelines(json.dumps(asdict(trace)) + "\n" for trace in built.traces)
+    partial_file = file.with_suffix(".partial")
+    with partial_file.open("w") as out:
+        for example in built.examples:
+            out.write(json.dumps([asdict(row) for row in example]) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    partial_file.rename(file)
+
+
+def read_built(file: Path) -> Built:
+    """What :func:`write_built` wrote."""
+    examples = [
+        tuple(
+            Row(
+                prompt_ids=tuple(row["prompt_ids"]),
+                response_ids=tuple(row["response_ids"]),
+                shared=row["shared"],
+                weights=None if row["weights"] is None else tuple(row["weights"]),
+                reference_logp=row["reference_logp"],
+            )
+            for row in json.loads(line)
+        )
+        for line in file.read_text().splitlines()
+    ]
+    traces = [
+        Trace(
+            problem_id=trace["problem_id"],
+            prompt_ids=tuple(trace["prompt_ids"]),
+            response_ids=tuple(trace["response_ids"]),
+            correct=trace["correct"],
+            ends=tuple(trace["ends"]),
+            counts=tuple((n, c) for n, c in trace["counts"]),
+        )
+        for trace in map(json.loads, file.with_suffix(".traces.jsonl").read_text().splitlines())
+    ]
+    return Built(examples, json.loads(file.with_suffix(".json").read_text()), traces)
+
+
+def load_tokenizer(policy: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a policy folder.
+
+    Raises:
+        InputError: it has none, or one without an end-of-sequence token.
+    """
+    if not policy.is_dir():
+        raise InputError(f"{policy}: no such policy folder; give an HF folder, for example RUN/last of an earlier fit")
+    if not any((policy / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(f"{policy}: holds no tokenizer; save it beside the weights (tokenizer.save_pretrained)")
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{policy}: its tokenizer has no eos_token; set one in tokenizer_config.json")
+    return tokenizer
+
+
+def context_length(policy: Path) -> int:
+    """Most tokens that the model of a policy folder can hold."""
+    return int(AutoConfig.from_pretrained(policy).max_position_embeddings)
+
+
+class Prepared(L.LightningDataModule):
+    """Training data that ``build`` makes once per fingerprint of its settings, problems and policy.
+
+    ``prepare_data`` runs on one process of the whole job (Lightning holds the others at a barrier without a
+    time-out) and leaves ``RUN/data/FINGERPRINT.jsonl``; ``setup`` reads that file in every process.
+
+    Args:
+        policy: HF folder; its tokenizer is used, and it is the policy that is sampled and the reference.
+        problems: training problems, by class_path.
+        validation: held-out problems for validation loss.
+        template: the prompt; ``{question}`` is replaced. The same text trains, samples and evaluates.
+        batch_size: examples a step and device (a pair is one example).
+        seed: of the order of examples and of what ``build`` draws.
+        skip_long: leave out what exceeds the model's context, instead of stopping.
+    """
+
+    prepare_data_per_node = False
+
+    def __init__(
+        self,
+        policy: Path,
+        problems: ProblemSource,
+        validation: ProblemSource | None = None,
+        template: str = "{question}\n",
+        batch_size: int = 32,
+        seed: int = 0,
+        skip_long: bool = False,
+    ) -> None:
+        super().__init__()
+        self.policy = Path(policy)
+        self.problems, self.validation = problems, validation
+        self.template, self.batch_size, self.seed, self.skip_long = template, batch_size, seed, skip_long
+        self.built: Built | None = None
+        self.held_out: list[Example] = []
+
+    @abstractmethod
+    def build(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> Built:
+        """Make the training examples."""
+
+    @abstractmethod
+    def settings(self) -> Any:
+        """The settings, beyond those of this class, that the examples depend on."""
+
+    def load_problems(self) -> list[Problem]:
+        """The training problems, without those whose text is also held out.
+
+        Raises:
+            InputError: there are none.
+        """
+        problems = self.problems.load()
+        if self.validation is not None:
+            leaked = {train for train, _ in contamination(problems, self.validation.load())}
+            if leaked:
+                print(f"left out {len(leaked)} training problems that are also held out, for example {min(leaked)}")
+            problems = [p for p in problems if p.id not in leaked]
+        if not problems:
+            raise InputError(f"data.problems: {self.problems} holds no problem; check path, split and limit")
+        return problems
+
+    def file(self, problems: list[Problem]) -> Path:
+        """Where the examples of these problems and settings are kept."""
+        assert self.trainer is not None
+        inputs = (type(self).__name__, self.settings(), problems, self.template, self.seed, self.skip_long)
+        name = fingerprint(*inputs, fingerprint_policy(self.policy), str(self.trainer.precision))
+        return Path(self.trainer.default_root_dir) / "data" / f"{name}.jsonl"
+
+    def prepare_data(self) -> None:
+        """Make the examples unless their file is there."""
+        tokenizer = load_tokenizer(self.policy)
+        problems = self.load_problems()
+        file = self.file(problems)
+        if file.exists():
+            return
+        built = self.build(problems, tokenizer)
+        if not built.examples:
+            raise InputError(f"data: no training example came of {len(problems)} problems: {json.dumps(built.facts)}")
+        write_built(built, file)
+
+    def setup(self, stage: str) -> None:
+        """Read the examples back, and encode the held-out problems."""
+        tokenizer = load_tokenizer(self.policy)
+        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+        if stage == "fit":
+            self.built = read_built(self.file(self.load_problems()))
+        if self.validation is not None:
+            self.held_out = self.teacher_examples(self.validation.load(), tokenizer)
+
+    def teacher_examples(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+        """Rows of the worked solutions that fit the context."""
+        return self.fitting([p.id for p in problems], [(teacher_row(tokenizer, self.template, p),) for p in problems])
+
+    def fitting(self, ids: Sequence[str], examples: Sequence[Example]) -> list[Example]:
+        """The examples within the model's context; too long ones are left out or an error, as ``skip_long`` says."""
+        context = context_length(self.policy)
+        if not self.skip_long:
+            for name, example in zip(ids, examples, strict=True):
+                check_lengths([name] * len(example), example, context)
+        return [example for example in examples if max(map(len, example)) <= context]
+
+    def with_reference(self, examples: list[Example]) -> list[Example]:
+        """The examples with the reference policy's log-probabilities, computed once, in the precision of the fit."""
+        assert self.trainer is not None
+        device = self.trainer.strategy.root_device
+        model = load_model(self.policy).eval().to(device)
+        rows = sorted({row for example in examples for row in example}, key=len)
+        logps: dict[Row, float] = {}
+        pad_id = int(model.config.eos_token_id) if isinstance(model.config.eos_token_id, int) else 0
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            for i in range(0, len(rows), 2 * self.batch_size):
+                some = rows[i : i + 2 * self.batch_size]
+                batch = {k: v.to(device) for k, v in collate([(row,) for row in some], pad_id).items()}
+                logps |= zip(some, batch_log_probs(model, batch).sum(-1).tolist(), strict=True)
+        return [
+            tuple(Row(r.prompt_ids, r.response_ids, r.shared, r.weights, logps[r]) for r in example)
+            for example in examples
+        ]
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        """Training examples in an order that depends on (seed, epoch) alone."""
+        assert self.built is not None
+        examples = self.built.examples
+        return self.loader(examples, SeededOrder(len(examples), self.seed))
+
+    def val_dataloader(self) -> DataLoader[Example] | list[Any]:
+        """Worked solutions of the held-out problems."""
+        return self.loader(self.held_out, None) if self.held_out else []
+
+    def test_dataloader(self) -> DataLoader[Example] | list[Any]:
+        """As in validation."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Example] | list[Any]:
+        """As in validation."""
+        return self.val_dataloader()
+
+    def loader(self, examples: list[Example], order: Iterable[int] | None) -> DataLoader[Example]:
+        """Batches of padded rows."""
+        return DataLoader(
+            examples,  # type: ignore[arg-type]
+            batch_size=self.batch_size,
+            sampler=order,
+            collate_fn=partial(collate, pad_id=self.pad_id),
+        )

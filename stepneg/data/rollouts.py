@@ -1,0 +1,184 @@
+"""Self-generated data: sample a policy, grade, and value the steps by Monte-Carlo rollouts.
+
+The way of a wrong solution: it is sampled with its problem's other solutions, cut into steps, and each
+prefix is continued ``rollouts`` times by the same policy; (n, c) counts of right continuations are the
+step values that :mod:`stepneg.credit` turns into advantages, pits and pairs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from stepneg.credit.pairs import Ids, Trace, distinct
+from stepneg.credit.steps import Rule, split_steps
+from stepneg.credit.values import Count, found_zero
+from stepneg.data.rows import encode_prompt
+from stepneg.grading import Form, grade
+from stepneg.problems import Problem
+from stepneg.sampling.engine import Decoding
+from stepneg.sampling.sampler import Sampled, sample
+from stepneg.sampling.store import SampleStore
+from stepneg.sampling.vllm_engine import VLLMEngine
+
+
+@dataclass
+class Generated:
+    """Graded samples of a policy.
+
+    Attributes:
+        traces: all solutions by problem id, in the order of sampling, without counts.
+        valued: some of them with counts.
+        continuations: for prompt and response prefix, joined: graded continuations.
+        facts: what was sampled, for the report.
+    """
+
+    traces: dict[str, list[Trace]]
+    valued: list[Trace] = field(default_factory=list)
+    continuations: dict[Ids, list[tuple[Ids, bool]]] = field(default_factory=dict)
+    facts: dict[str, float] = field(default_factory=dict)
+
+    def correct(self) -> dict[str, list[Trace]]:
+        """The correct solutions by problem."""
+        return {name: [t for t in traces if t.correct] for name, traces in self.traces.items()}
+
+    def wrong(self) -> dict[str, list[Trace]]:
+        """The valued wrong solutions by problem."""
+        found: dict[str, list[Trace]] = {}
+        for trace in self.valued:
+            if not trace.correct:
+                found.setdefault(trace.problem_id, []).append(trace)
+        return found
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How a policy is sampled, graded and valued.
+
+    Args:
+        engine: the sampling engine, by class_path.
+        store: folder of the sample store; share it between runs, and nothing is drawn twice.
+        form: how final answers are written: gsm8k, math or number.
+        samples: solutions a problem.
+        temperature: of solutions and rollouts.
+        top_p: of solutions and rollouts.
+        max_tokens: longest solution, in tokens.
+        rollouts: continuations a prefix, for its value.
+        negatives: wrong solutions valued a problem.
+        positives: correct solutions valued a problem (only the losses of Eq. 4 need them).
+        steps: what a step is: a line, or the field's rule for MATH.
+        seed: of all samples.
+    """
+
+    engine: VLLMEngine
+    store: Path = Path("runs/samples")
+    form: Form = "gsm8k"
+    samples: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    rollouts: int = 8
+    negatives: int = 8
+    positives: int = 0
+    steps: Rule = "line"
+    seed: int = 0
+
+    @property
+    def decoding(self) -> Decoding:
+        """Sampling parameters of solutions."""
+        return Decoding(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+    def draw(self, policy: Path, prompts: Sequence[Ids], n: int, title: str) -> Sampled:
+        """``n`` samples of each prompt, from the store where they are there."""
+        return sample(self.engine, SampleStore(self.store), policy, prompts, n, self.decoding, self.seed, title=title)
+
+    def solutions(
+        self, policy: Path, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, template: str
+    ) -> Generated:
+        """Sample and grade solutions of the problems."""
+        prompts = [encode_prompt(tokenizer, template, p.question) for p in problems]
+        sampled = self.draw(policy, prompts, self.samples, "solutions")
+        traces = {}
+        for problem, prompt in zip(problems, prompts, strict=True):
+            traces[problem.id] = [
+                Trace(
+                    problem.id,
+                    prompt,
+                    done.token_ids,
+                    self.right(tokenizer, done.token_ids, problem.answer),
+                    tuple(split_steps(done.token_ids, tokenizer.decode, self.steps)),
+                )
+                for done in sampled.completions[prompt]
+            ]
+        flat = [t for found in traces.values() for t in found]
+        facts = {
+            "sampled_tokens": float(sum(len(t.response_ids) for t in flat)),
+            "solutions": float(len(flat)),
+            "correct_solutions": float(sum(t.correct for t in flat)),
+        }
+        return Generated(traces, facts=facts)
+
+    def valued(
+        self, policy: Path, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, template: str
+    ) -> Generated:
+        """Solutions of the problems, of which ``negatives`` wrong and ``positives`` correct ones carry step values.
+
+        Rollouts go wave by wave: after the first step of all traces, then after the second, ...; a wrong trace whose
+        prefix is never solved needs no more (its pit is found). The empty prefix is valued by the solutions
+        themselves, a complete one by its grade. Problems that were never or always solved are not valued: they
+        have no pit.
+        """
+        generated = self.solutions(policy, problems, tokenizer, template)
+        answers = {p.id: p.answer for p in problems}
+        eos = tokenizer.eos_token_id
+        active: list[Trace] = []
+        for traces in generated.traces.values():
+            right = sum(t.correct for t in traces)
+            if right in (0, len(traces)):
+                continue
+            whole = [t for t in distinct(traces) if t.response_ids[-1] == eos]
+            some = [t for t in whole if not t.correct][: self.negatives]
+            some += [t for t in whole if t.correct][: self.positives]
+            active += [replace(t, counts=((len(traces), right),)) for t in some]
+        step = 0
+        while active:
+            step += 1
+            last = [t for t in active if len(t.ends) == step]
+            generated.valued += [replace(t, counts=(*t.counts, by_grade(t, self.rollouts))) for t in last]
+            going = [t for t in active if len(t.ends) > step]
+            sampled = self.draw(policy, [prefix(t, step) for t in going], self.rollouts, f"rollouts after step {step}")
+            active = []
+            for trace in going:
+                key = prefix(trace, step)
+                if key not in generated.continuations:
+                    so_far = trace.response_ids[: trace.ends[step - 1]]
+                    generated.continuations[key] = [
+                        (c.token_ids, self.right(tokenizer, so_far + c.token_ids, answers[trace.problem_id]))
+                        for c in sampled.completions[key]
+                    ]
+                outcomes = [ok for _, ok in generated.continuations[key]]
+                trace = replace(trace, counts=(*trace.counts, (len(outcomes), sum(outcomes))))
+                if not trace.correct and found_zero(trace.counts):
+                    generated.valued.append(trace)
+                else:
+                    active.append(trace)
+        rollout_tokens = sum(len(ids) for drawn in generated.continuations.values() for ids, _ in drawn)
+        generated.facts["valued_solutions"] = float(len(generated.valued))
+        generated.facts["rollout_tokens"] = float(rollout_tokens)
+        generated.facts["sampled_tokens"] += rollout_tokens
+        return generated
+
+    def right(self, tokenizer: PreTrainedTokenizerBase, response: Ids, answer: str) -> bool:
+        """Whether a response meets the reference answer: r(y)."""
+        return grade(tokenizer.decode(response, skip_special_tokens=True), answer, self.form).correct
+
+
+def prefix(trace: Trace, step: int) -> Ids:
+    """Prompt and the first steps of a response, in the very ids that were sampled."""
+    return trace.prompt_ids + trace.response_ids[: trace.ends[step - 1]]
+
+
+def by_grade(trace: Trace, n: int) -> Count:
+    """Counts of a complete solution: every rollout of it is itself."""
+    return n, n * trace.correct

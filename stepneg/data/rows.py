@@ -1,0 +1,122 @@
+"""From token ids to batches: rows, their labels and weights, padding."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase
+
+from stepneg.errors import InputError
+from stepneg.problems import Problem
+
+IGNORED = -100  # the label of a token that carries no loss
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt and a response in token ids; the loss is on the response.
+
+    Attributes:
+        prompt_ids: the context.
+        response_ids: ends with EOS where the solution is complete, without where it was cut.
+        shared: leading response tokens that are context too (the shared prefix of a step pair).
+        weights: one factor a response token (Eq. 4), or None for 1 everywhere.
+        reference_logp: summed log-probability of the labelled tokens under the reference policy, in nats.
+    """
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    shared: int = 0
+    weights: tuple[float, ...] | None = None
+    reference_logp: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+Example = tuple[Row, ...]  # one row for solutions and weighted steps, (chosen, rejected) for pairs
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, template: str, question: str) -> tuple[int, ...]:
+    """Token ids of the prompt: what training and sampling alike put before the solution."""
+    return tuple(tokenizer(template.replace("{question}", question))["input_ids"])
+
+
+def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Token ids of a complete solution: apart from the prompt (BPE would merge at the seam), closed by EOS."""
+    return (*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+
+
+def teacher_row(tokenizer: PreTrainedTokenizerBase, template: str, problem: Problem) -> Row:
+    """The row of a problem's worked solution.
+
+    Raises:
+        InputError: the problem has none.
+    """
+    if problem.solution is None:
+        raise InputError(f"problem {problem.id} has no worked solution; fine-tuning needs one: set solution_key")
+    return Row(encode_prompt(tokenizer, template, problem.question), encode_response(tokenizer, problem.solution))
+
+
+def check_lengths(ids: Sequence[str], rows: Sequence[Row], context: int) -> None:
+    """Refuse rows that the model cannot hold.
+
+    Raises:
+        InputError: the first row longer than ``context`` tokens.
+    """
+    for name, row in zip(ids, rows, strict=True):
+        if len(row) > context:
+            raise InputError(
+                f"problem {name}: prompt of {len(row.prompt_ids)} and solution of {len(row.response_ids)} tokens"
+                f" exceed the model's context of {context}; leave it out, or set data.skip_long to true"
+            )
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
+    """Pad the rows of ``examples`` into one batch; pairs become neighbouring rows, chosen first.
+
+    Returns:
+        ``input_ids``, ``attention_mask``, ``labels`` [B, T] (labels aligned with input_ids, -100 without loss), and
+        ``weights`` [B, T] or ``reference_logp`` [B] where the rows carry them.
+    """
+    rows = [row for example in examples for row in example]
+    width = max(map(len, rows))
+    batch = {
+        "input_ids": torch.full((len(rows), width), pad_id),
+        "attention_mask": torch.zeros((len(rows), width), dtype=torch.long),
+        "labels": torch.full((len(rows), width), IGNORED),
+    }
+    if rows[0].weights is not None:
+        batch["weights"] = torch.zeros((len(rows), width))
+    if rows[0].reference_logp is not None:
+        batch["reference_logp"] = torch.tensor([row.reference_logp for row in rows])
+    for i, row in enumerate(rows):
+        start, end = len(row.prompt_ids), len(row)
+        batch["input_ids"][i, :end] = torch.tensor(row.prompt_ids + row.response_ids)
+        batch["attention_mask"][i, :end] = 1
+        batch["labels"][i, start + row.shared : end] = torch.tensor(row.response_ids[row.shared :])
+        if row.weights is not None:
+            batch["weights"][i, start:end] = torch.tensor(row.weights)
+    return batch
+
+
+class SeededOrder(Sampler[int]):
+    """A shuffle that depends on (seed, epoch) alone, so that a resumed run sees the order it would have seen."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(self.size))
+        random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        return iter(order)
+
+    def __len__(self) -> int:
+        return self.size

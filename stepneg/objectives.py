@@ -1,0 +1,142 @@
+"""Losses on token log-probabilities: pure functions, and the classes that YAML names.
+
+Batch contract: ``input_ids``, ``attention_mask`` and ``labels`` are [B, T] and aligned; ``labels`` is -100 where a
+token carries no loss (prompt, shared context, padding). The policy computes ``logp`` [B, T-1], the log-probability of
+``labels[:, 1:]``, 0 where the label is -100. ``kind`` says what the data must hold besides.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+Kind = Literal["solutions", "pairs", "weighted"]
+
+
+def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each label under the logits at its own place, in float32; 0 where the label is -100.
+
+    Args:
+        logits: [B, T, V], in any floating type.
+        labels: [B, T], already shifted: ``labels[:, t]`` is the token that ``logits[:, t]`` predicts.
+
+    Returns:
+        [B, T].
+    """
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    return -losses.view_as(labels)
+
+
+def cross_entropy(logp: Tensor, mask: Tensor) -> Tensor:
+    """Mean negative log-likelihood of the tokens under the mask: SFT and RFT. Scalar; 0 for an empty mask.
+
+    Args:
+        logp: [B, T].
+        mask: [B, T], true where a token counts.
+    """
+    return -(logp * mask).sum() / mask.sum().clamp(min=1)
+
+
+def dpo(
+    chosen_logp: Tensor, rejected_logp: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Direct preference optimisation (Rafailov et al. 2023, Eq. 7; the paper's section 6).
+
+    -log sigmoid(beta [log pi(y+)/pi_ref(y+) - log pi(y-)/pi_ref(y-)])
+
+    Args:
+        chosen_logp: log pi(y+), summed over its tokens, [P].
+        rejected_logp: log pi(y-), [P].
+        ref_chosen: log pi_ref(y+), [P].
+        ref_rejected: log pi_ref(y-), [P].
+        beta: strength of the pull to the reference.
+
+    Returns:
+        The loss of each pair and the implicit rewards beta log pi/pi_ref of the chosen and the rejected, all [P].
+    """
+    chosen_reward = beta * (chosen_logp - ref_chosen)
+    rejected_reward = beta * (rejected_logp - ref_rejected)
+    return -F.logsigmoid(chosen_reward - rejected_reward), chosen_reward, rejected_reward
+
+
+def weighted_log_likelihood(logp: Tensor, weights: Tensor) -> Tensor:
+    """Negative weighted log-likelihood, a mean over the tokens that have a weight (Eq. 4). Scalar.
+
+    With all weights 1 this is :func:`cross_entropy`. Weights are not normalised: their size is part of Eq. 4.
+
+    Args:
+        logp: [B, T].
+        weights: [B, T], not negative; 0 where a token does not count.
+    """
+    return -(weights * logp).sum() / (weights > 0).sum().clamp(min=1)
+
+
+class Objective(Protocol):
+    """What the policy needs of an objective: the kind of data it takes and a loss."""
+
+    kind: ClassVar[Kind]
+
+    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor) -> dict[str, Tensor]:
+        """From a batch and ``logp`` [B, T-1] to ``loss`` (a scalar with gradient) and scalars to log."""
+
+
+class CrossEntropy(Objective):
+    """Imitation of whole solutions: SFT and RFT."""
+
+    kind: ClassVar[Kind] = "solutions"
+
+    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor) -> dict[str, Tensor]:
+        """The mean loss of a response token."""
+        return {"loss": cross_entropy(logp, response_mask(batch))}
+
+
+class DPO(Objective):
+    """DPO on pairs of any kind: rows 2i are chosen and rows 2i+1 rejected.
+
+    The batch also holds ``reference_logp`` [B], log pi_ref summed over the labelled tokens of each row.
+
+    Args:
+        beta: strength of the pull to the reference.
+        anchor: weight of the cross-entropy on the chosen responses, per token. Ours: plain DPO may lower the
+            probability of the chosen ones too.
+    """
+
+    kind: ClassVar[Kind] = "pairs"
+
+    def __init__(self, beta: float = 0.1, anchor: float = 0.0) -> None:
+        self.beta = beta
+        self.anchor = anchor
+
+    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor) -> dict[str, Tensor]:
+        """The mean loss of a pair; rewards and log-probs as means over pairs."""
+        chosen, rejected = logp[0::2].sum(dim=1), logp[1::2].sum(dim=1)
+        reference = batch["reference_logp"]
+        losses, chosen_reward, rejected_reward = dpo(chosen, rejected, reference[0::2], reference[1::2], self.beta)
+        loss = losses.mean()
+        if self.anchor:
+            loss = loss + self.anchor * cross_entropy(logp[0::2], response_mask(batch)[0::2])
+        margin = (chosen_reward - rejected_reward).detach()
+        return {
+            "loss": loss,
+            "reward_margin": margin.mean(),
+            "reward_accuracy": (margin > 0).float().mean(),
+            "chosen_logp": chosen.detach().mean(),
+            "rejected_logp": rejected.detach().mean(),
+        }
+
+
+class WeightedLikelihood(Objective):
+    """Advantage-weighted RL (Eq. 4) and filtered imitation of steps. The batch also holds ``weights`` [B, T]."""
+
+    kind: ClassVar[Kind] = "weighted"
+
+    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor) -> dict[str, Tensor]:
+        """The mean weighted loss of a token that has a weight."""
+        return {"loss": weighted_log_likelihood(logp, batch["weights"][:, 1:] * response_mask(batch))}
+
+
+def response_mask(batch: Mapping[str, Tensor]) -> Tensor:
+    """Which places of ``logp`` carry loss, [B, T-1]."""
+    return batch["labels"][:, 1:] != IGNORED

@@ -1,0 +1,124 @@
+"""The LightningModule: a causal language model and the objective that it is trained on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
+
+from stepneg.errors import InputError
+from stepneg.objectives import token_log_probs
+
+
+class Objective(Protocol):
+    """What a policy is trained on: see :mod:`stepneg.objectives`."""
+
+    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor) -> dict[str, Tensor]:
+        """``logp`` [B, T-1] of ``batch["labels"][:, 1:]`` to ``loss`` and whatever else is logged."""
+        ...
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """The causal language model of an HF folder in float32: safetensors only, no code of the folder is run.
+
+    Raises:
+        InputError: the folder is missing or is not a model.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json, so no model; give an HF folder (stepneg fit writes RUN/last)")
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be loaded as a model in safetensors: {error}") from error
+
+
+def batch_log_probs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """Log-probabilities [B, T-1] of ``labels[:, 1:]``; 0 where a label is ignored."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    return token_log_probs(logits[:, :-1], batch["labels"][:, 1:])
+
+
+class Policy(L.LightningModule):
+    """A causal language model trained on an objective.
+
+    Args:
+        objective: the loss, by class_path: CrossEntropy, DPO or WeightedLikelihood of stepneg.objectives.
+        path: HF folder that training starts from; by default the data's policy.
+        optimizer: the optimiser, by class_path and init_args; AdamW.
+        schedule: the learning rate after the warm-up.
+        warmup: share of the steps in which the learning rate rises from 0.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        path: Path | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        schedule: Literal["constant_with_warmup", "linear", "cosine"] = "cosine",
+        warmup: float = 0.1,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.path = path
+        self.optimizer = optimizer
+        self.schedule, self.warmup = schedule, warmup
+        self.gradient_checkpointing = gradient_checkpointing
+        self.model: PreTrainedModel | None = None
+
+    def configure_model(self) -> None:
+        """Load the weights once, on the rank and device that Lightning chose."""
+        if self.model is not None:
+            return
+        path = self.path or Path(self.trainer.datamodule.policy)  # type: ignore[attr-defined]
+        self.model = load_model(path)
+        if self.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.model.train()
+
+    def loss(self, batch: Mapping[str, Tensor], stage: str) -> Tensor:
+        """Objective of a batch; logs it and its parts under ``stage/``."""
+        assert self.model is not None
+        parts = self.objective(batch, batch_log_probs(self.model, batch))
+        size = batch["input_ids"].shape[0]
+        self.log_dict({f"{stage}/{name}": value.detach() for name, value in parts.items()}, batch_size=size)
+        self.log(f"{stage}_loss", parts["loss"].detach(), prog_bar=True, logger=False, batch_size=size)
+        return parts["loss"]
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One step on the objective."""
+        return self.loss(batch, "train")
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Held-out teacher solutions: negative log-likelihood a token."""
+        self.log_held_out(batch, "validation")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """As in validation, on the test problems."""
+        self.log_held_out(batch, "test")
+
+    def log_held_out(self, batch: dict[str, Tensor], stage: str) -> None:
+        """Log the mean negative log-likelihood, in nats a token, of the labelled tokens."""
+        assert self.model is not None
+        logp = batch_log_probs(self.model, batch)
+        tokens = (batch["labels"][:, 1:] >= 0).sum()
+        self.log(f"{stage}/nll", -logp.sum() / tokens, batch_size=int(tokens), prog_bar=True, sync_dist=True)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Summed log-probability [B] of each row's labelled tokens, in nats."""
+        assert self.model is not None
+        return batch_log_probs(self.model, batch).sum(-1)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser, and a schedule over all steps of the fit."""
+        optimizer = self.optimizer(self.parameters())
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_scheduler(
+            self.schedule, optimizer, num_warmup_steps=round(self.warmup * steps), num_training_steps=steps
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

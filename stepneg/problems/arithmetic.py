@@ -1,0 +1,245 @@
+"""A generated task in GSM8K's own form: who has how many things after a story of events.
+
+A story opens with a quantity, tells events, some of which do not concern the quantity asked for
+(another person, another kind of thing, a verb that moves nothing), and asks what is left. The
+worked solution takes one line an event that matters and ends in ``#### answer``::
+
+    Mia has 12 coins. Mia finds 5 coins. Tom buys 4 coins. Mia admires 3 coins. Mia sells 6 coins.
+    How many coins does Mia have now?
+
+    Mia starts with 12.
+    Mia finds 5: 12 + 5 = 17.
+    Mia sells 6: 17 - 6 = 11.
+    #### 11
+
+The arithmetic is easy and the operands are easy to find; the difficulty is *which* step to take.
+Amounts often come back ("finds 5 ... loses 5"), so two wrong steps can cancel and a wrong solution
+can still meet the right answer: a spurious step in the sense of the paper, section 5.
+
+For pretraining, :func:`misreadings` writes the same stories as a careless author would: for about
+half of the readings (a verb in a role) it takes the wrong step with a fixed probability of 0.5 to 0.95.
+A model pretrained on that text is competent and biased, which is what a web-pretrained model is
+to GSM8K: fine-tuning corrects the bias as far as its data reaches.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from stepneg.problems.problem import Problem
+
+NAMES = tuple(
+    "Mia Tom Ann Leo Eva Max Zoe Sam Ivy Ben Amy Jon Liz Dan Kim Rob Sue Jim Pam Ted Una Vic Joy Ray Fay Gus Meg Ned"
+    " Peg Sid".split()
+)
+ITEMS = tuple(
+    "coins shells stamps cards beads buttons pencils books toys stickers ribbons bottles candles balloons magnets"
+    " badges keys dolls kites hats cups ropes bricks stones spoons plates bells tickets".split()
+)
+GAINS = tuple(
+    "finds buys gets receives wins earns collects gathers picks borrows makes orders inherits accepts grabs fetches"
+    " acquires unpacks adopts claims obtains discovers digs steals recovers crafts builds imports keeps catches".split()
+)
+LOSSES = tuple(
+    "sells loses drops breaks donates lends returns discards mails ships burns trashes throws forgets wastes ruins"
+    " tears exports delivers trades sends releases smashes spoils abandons misplaces melts sinks buries crushes".split()
+)
+NEUTRALS = tuple(
+    "sees counts paints washes wants admires polishes draws sorts inspects dusts labels weighs measures wraps touches"
+    " lists praises describes notices".split()
+)
+SIGNS = {verb: +1 for verb in GAINS} | {verb: -1 for verb in LOSSES} | {verb: 0 for verb in NEUTRALS}
+
+Role = Literal["own", "other_person", "other_item"]
+Split = Literal["train", "validation", "test"]
+LARGEST = 80  # quantities stay within 0..LARGEST, also in a careless author's solution
+
+
+@dataclass(frozen=True)
+class Event:
+    """One sentence: somebody does something with ``amount`` things. ``role`` says whether it is about the question."""
+
+    subject: str
+    verb: str
+    amount: int
+    item: str
+    role: Role
+
+    @property
+    def effect(self) -> int:
+        """+1, -1 or 0: the true change of the quantity asked for, per unit of ``amount``."""
+        return SIGNS[self.verb] if self.role == "own" else 0
+
+
+@dataclass(frozen=True)
+class Story:
+    """Who has how many of what, and what happens then."""
+
+    name: str
+    item: str
+    start: int
+    events: tuple[Event, ...]
+
+    @property
+    def question(self) -> str:
+        """The problem text."""
+        told = [f"{self.name} has {self.start} {self.item}."]
+        told += [f"{e.subject} {e.verb} {e.amount} {e.item}." for e in self.events]
+        return " ".join([*told, f"How many {self.item} does {self.name} have now?"])
+
+
+# A reading takes an event to the step written for it: +1, -1, 0 (a useless line) or None (no line).
+Reading = Callable[[Event], int | None]
+
+
+def correct_reading(event: Event) -> int | None:
+    """The step that the event asks for: its effect, or no line."""
+    return event.effect or None
+
+
+def solve(story: Story, reading: Reading = correct_reading) -> tuple[str, list[int]]:
+    """Worked solution under a reading, and the running quantity after each line (the last one is the answer)."""
+    lines = [f"{story.name} starts with {story.start}."]
+    quantities = [story.start]
+    for event in story.events:
+        step = reading(event)
+        if step is None:
+            continue
+        old = quantities[-1]
+        change = abs(step) * event.amount
+        quantities.append(old + step * event.amount)
+        lines.append(
+            f"{event.subject} {event.verb} {event.amount}: {old} {'-' if step < 0 else '+'} {change} = {quantities[-1]}."
+        )
+    return "\n".join([*lines, f"#### {quantities[-1]}"]), quantities
+
+
+@dataclass(frozen=True)
+class Misreading:
+    """How a careless author misreads a verb in a role: with probability ``rate`` it writes ``step``."""
+
+    rate: float
+    step: int | None
+
+
+def misreading(role: Role, verb: str) -> Misreading:
+    """The fixed misreading of a verb in a role. About half are rare (0.05), the rest have rates of 0.5 to 0.95.
+
+    Drawn from a hash of the words, so the table is the same everywhere and needs no file.
+    """
+    rng = random.Random(f"misreading/{role}/{verb}")
+    rate = rng.uniform(0.5, 0.95) if rng.random() < 0.5 else 0.05
+    sign = SIGNS[verb]
+    step: int | None
+    if role != "own":
+        step = sign or 0  # counts what is not ours; a neutral verb becomes a useless line
+    elif sign:
+        step = -sign if rng.random() < 0.7 else None  # the wrong direction, or overlooked
+    else:
+        step = rng.choice((+1, -1, 0))
+    return Misreading(rate, step)
+
+
+MISREADINGS = {(role, verb): misreading(role, verb) for role in ("own", "other_person", "other_item") for verb in SIGNS}
+
+
+def careless_reading(rng: random.Random) -> Reading:
+    """A reading that misreads each event independently with its fixed rate."""
+
+    def read(event: Event) -> int | None:
+        wrong = MISREADINGS[event.role, event.verb]
+        return wrong.step if rng.random() < wrong.rate else correct_reading(event)
+
+    return read
+
+
+def draw_story(rng: random.Random, events: int, distractors: int) -> Story:
+    """A random story with ``events`` sentences that concern the quantity and ``distractors`` that do not."""
+    name, item = rng.choice(NAMES), rng.choice(ITEMS)
+    story = [
+        Event(name, rng.choice(GAINS if rng.random() < 0.5 else LOSSES), rng.randint(2, 9), item, "own")
+        for _ in range(events)
+    ]
+    for i in range(1, events):
+        # What was gained is often lost again (or the reverse): the source of spurious steps.
+        if rng.random() < 0.3:
+            first, second = story[i - 1], story[i]
+            opposite = rng.choice(LOSSES if first.effect > 0 else GAINS)
+            story[i] = Event(second.subject, opposite, first.amount, item, "own")
+    for _ in range(distractors):
+        kind = rng.randrange(3)
+        subject, verb, thing, role = name, rng.choice(NEUTRALS), item, "own"
+        if kind == 1:
+            subject, verb, role = rng.choice([n for n in NAMES if n != name]), rng.choice(GAINS + LOSSES), "other_person"
+        elif kind == 2:
+            thing, verb, role = rng.choice([i for i in ITEMS if i != item]), rng.choice(GAINS + LOSSES), "other_item"
+        event = Event(subject, verb, rng.randint(2, 9), thing, role)  # type: ignore[arg-type]
+        story.insert(rng.randint(0, len(story)), event)
+    return Story(name, item, rng.randint(8, 40), tuple(story))
+
+
+def split_of(question: str) -> Split:
+    """The split that a problem text belongs to, by its hash: the three are disjoint whatever the seeds."""
+    bucket = int(hashlib.sha256(question.encode()).hexdigest(), 16) % 10
+    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
+
+
+def in_range(quantities: list[int]) -> bool:
+    """Whether every running quantity is one that the task uses."""
+    return 0 <= min(quantities) and max(quantities) <= LARGEST
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Generated word problems.
+
+    Args:
+        split: which of the three disjoint sets.
+        size: number of problems.
+        seed: which problems; the first n of a larger set are the set of size n.
+        min_events: fewest sentences that matter.
+        max_events: most sentences that matter.
+        max_distractors: most sentences that do not matter.
+    """
+
+    split: Split = "train"
+    size: int = 1000
+    seed: int = 0
+    min_events: int = 2
+    max_events: int = 5
+    max_distractors: int = 2
+
+    def load(self) -> list[Problem]:
+        """The problems, each with the correct worked solution."""
+        rng = random.Random(f"arithmetic/{self.split}/{self.seed}")
+        problems: dict[str, Problem] = {}
+        while len(problems) < self.size:
+            story = draw_story(
+                rng, rng.randint(self.min_events, self.max_events), rng.randint(0, self.max_distractors)
+            )
+            solution, quantities = solve(story)
+            if split_of(story.question) != self.split or not in_range(quantities) or story.question in problems:
+                continue
+            problems[story.question] = Problem(
+                id=f"arithmetic/{self.split}/{self.seed}/{len(problems)}",
+                question=story.question,
+                answer=str(quantities[-1]),
+                solution=solution,
+                meta={
+                    "events": sum(e.effect != 0 for e in story.events),
+                    "distractors": sum(e.effect == 0 for e in story.events),
+                },
+            )
+        return list(problems.values())
+
+
+def careless_texts(seed: int, max_events: int, max_distractors: int) -> Iterator[tuple[str, str]]:
+    """Endless (question, solution) pairs for pretraining, misread as :func:`misreading` says, from the train split."""
+    rng = random.Random(f"careless/{seed}")
+    while True:
+        story = draw_story(rng, rng.randint(1, max_events), rng.randint(0, max_distractors))
+        solution, quantities = solve(story, careless_reading(rng))
+        if split_of(story.question) == "train" and in_range(quantities):
+            yield story.question, solution

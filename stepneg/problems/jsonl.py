@@ -1,0 +1,39 @@
+"""Problems from any JSONL file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepneg.problems.problem import Problem
+from stepneg.problems.records import read_records
+
+
+@dataclass(frozen=True)
+class Jsonl:
+    """A JSONL file: one object a line, with a question and its bare reference answer (text or a number).
+
+    Args:
+        path: the file, in UTF-8.
+        question_key: key of the question.
+        answer_key: key of the reference answer.
+        solution_key: key of the worked solution; fine-tuning needs one, sampling and evaluation do not.
+        limit: read only the first rows.
+    """
+
+    path: str | Path
+    question_key: str = "question"
+    answer_key: str = "answer"
+    solution_key: str | None = None
+    limit: int | None = None
+
+    def load(self) -> list[Problem]:
+        """The problems, in the file's order; ids are ``<file stem>/<row>``."""
+        stem = Path(self.path).stem
+        return [
+            Problem(
+                id=f"{stem}/{row}",
+                question=record.text(self.question_key),
+                answer=record.text_or_number(self.answer_key),
+                solution=None if self.solution_key is None else record.text(self.solution_key),
+            )
+            for row, record in enumerate(read_records(self.path, "train", self.limit))
+        ]
