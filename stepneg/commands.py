@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from stepneg.callbacks.export import Export
+from stepneg.callbacks.throughput import Throughput
 from stepneg.errors import InputError
 from stepneg.policy import Policy
 
@@ -35,6 +36,7 @@ class StepnegCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_top_k": 1})
         parser.add_lightning_class_args(Export, "export")
+        parser.add_lightning_class_args(Throughput, "throughput")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Everything of a run goes below ``trainer.default_root_dir``, events to ``RUN/tensorboard``."""

@@ -11,11 +11,21 @@ from stepneg.problems.problem import Problem
 from stepneg.problems.records import Record, read_records
 
 HUB_NAME = "hub:DigitalLearningGmbH/MATH-lighteval:default"  # the original split: 7,500 and 5,000
+# Two training rows (number theory 7115 and 7117) lost what stood in their box. Both ask how many primes; it is 0.
+EMPTY_BOXES = (
+    r"Therefore there are $\boxed{}$ primes in that range.",
+    r"is not prime for any $n$, so the answer is $\boxed{}$.",
+)
+
+
+def with_known_answer(solution: str) -> str:
+    """The solution with its box filled in, if it is one of the two that came without."""
+    return solution.replace(r"\boxed{}", r"\boxed{0}") if solution.rstrip().endswith(EMPTY_BOXES) else solution
 
 
 def to_problem(record: Record, problem_id: str) -> Problem:
     r"""The problem of a row: the answer is what the solution's last ``\boxed`` holds."""
-    solution = record.text("solution")
+    solution = with_known_answer(record.text("solution"))
     answer = last_boxed(solution)
     if not answer:
         raise InputError(rf"{record.where}: key 'solution' has no \boxed{{...}} with balanced braces; box the answer")

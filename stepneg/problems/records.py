@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -10,6 +11,7 @@ from pathlib import Path
 from stepneg.errors import InputError
 
 HUB = "hub:"
+HUB_NAME = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?")
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,11 @@ def hub_records(source: str, split: str) -> Iterator[Record]:
     """The rows of ``hub:owner/name[:config]``."""
     import datasets  # takes a second to import, and most runs read local files
 
-    name, _, config = source.removeprefix(HUB).partition(":")
+    named = HUB_NAME.fullmatch(source)
+    if not named:
+        raise InputError(f"{source}: not the name of a dataset on the hub; write {HUB}owner/name[:config]")
     try:
-        rows = datasets.load_dataset(name, config or None, split=split)
+        rows = datasets.load_dataset(named["name"], named["config"], split=split)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(

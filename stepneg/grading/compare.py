@@ -1,0 +1,197 @@
+"""Are two answers the same? Cheap rules decide most; what they leave open goes to the symbolic comparison."""
+
+import re
+from functools import lru_cache
+
+from stepneg.grading.normalise import normalise
+from stepneg.grading.number import LONGEST, as_number
+from stepneg.grading.symbolic import symbolically_equal
+
+LONGEST_ANSWER = 1000  # characters; the longest reference of MATH has 159
+EQUAL_RULES = frozenset({"exact", "normalised", "numeric", "plain", "symbolic"})
+
+DEEPEST = 20  # nested brackets of any kind
+RELATION = re.compile(r"=|\\in(?![a-z])")
+NAME = re.compile(r"(?:\\?[A-Za-z]+(?:_\{[0-9A-Za-z]+\})?(?:\([a-z](?:,[a-z])*\))?)(?:=|\\in(?![a-z]))")
+BASE = re.compile(r"(?P<digits>-?[0-9A-Z]+)_\{(?P<base>[0-9]+)\}")
+CAPITALS = re.compile(r"[A-Z]{3,}")  # an order or a polygon: CBAD is not ABCD, although the products are equal
+WORD = re.compile(r"[A-Za-z]{3,}")
+TIME = re.compile(r"[0-9]{1,2}(?::[0-9]{2})*[ap]m", re.IGNORECASE)
+NO_LIST = re.compile(r"\\(?:pm|mp|cup|cap|begin|leq|geq|neq|in(?![a-z]))|[<>]")  # for the symbolic comparison
+BRACKET = re.compile(r"\\[{}]|[()\[\]{}]|,|;|\\.|.", re.DOTALL)
+OPENING = frozenset({"(", "[", "{", r"\{"})
+CLOSING = frozenset({")", "]", "}", r"\}"})
+
+
+def compare_numbers(answer: str, reference: str) -> tuple[str, str]:
+    """The rule that decides, and why, for answers that are numbers (GSM8K).
+
+    Returns:
+        A rule of ``EQUAL_RULES``, "different", or "unparsable" where the answer is not a number.
+    """
+    if answer == reference:
+        return "exact", "the same text"
+    value, target = as_number(answer), as_number(reference)
+    if value is None or target is None:
+        if answer.casefold() == reference.casefold():
+            return "normalised", "the same text"
+        if target is not None:
+            return "unparsable", f"{shortened(answer)} is not a number of at most {LONGEST} characters"
+        return "different", f"{shortened(answer)} is not {shortened(reference)}"
+    if value == target:
+        return "numeric", f"{shortened(answer)} and {shortened(reference)} are one number"
+    return "different", f"{shortened(answer)} and {shortened(reference)} are two numbers"
+
+
+def compare_formulas(answer: str, reference: str) -> tuple[str, str]:
+    """The rule that decides, and why, for answers in LaTeX (MATH). Rules as in :func:`compare_numbers`."""
+    if answer == reference:
+        return "exact", "the same text"
+    if max(len(answer), len(reference)) > LONGEST_ANSWER:
+        return "unparsable", f"{len(answer)} characters against {len(reference)}: too long to compare"
+    return compare_short_formulas(answer, reference)
+
+
+@lru_cache(maxsize=1 << 16)
+def compare_short_formulas(answer: str, reference: str) -> tuple[str, str]:
+    """:func:`compare_formulas` where both are short enough to keep and to parse."""
+    left, right = normalise(answer), normalise(reference)
+    if left == right and left:
+        return "normalised", f"both are {shortened(left)}"
+    if max(deepest(left), deepest(right)) > DEEPEST:
+        return "unparsable", f"{shortened(answer)}: brackets nest more than {DEEPEST} deep"
+    same, rule = decide(left, right), "plain" if as_number(left) is None or as_number(right) is None else "numeric"
+    if same is None:
+        same, rule = symbolically_equal(left, right), "symbolic"
+    if same is None:
+        return "unparsable", f"{shortened(answer)} and {shortened(reference)} could not be compared symbolically"
+    if same:
+        return rule, f"{shortened(answer)} equals {shortened(reference)}"
+    return "different", f"{shortened(answer)} is not {shortened(reference)}"
+
+
+def plainly_equal(first: str, second: str) -> bool:
+    """Whether two answers are equal by text or exact arithmetic; the symbolic comparison is not asked."""
+    if first == second or max(len(first), len(second)) > LONGEST_ANSWER:
+        return first == second
+    left, right = normalise(first), normalise(second)
+    return max(deepest(left), deepest(right)) <= DEEPEST and decide(left, right) is True
+
+
+def decide(left: str, right: str) -> bool | None:
+    """Whether two normalised answers are equal, as far as text and exact arithmetic can tell; None if they cannot."""
+    left, right = without_one_sided_name(left, right)
+    if left == right:
+        return True
+    a, b = as_number(left), as_number(right)
+    if a is not None and b is not None:
+        return a == b
+    if ("=" in left) != ("=" in right):
+        return False  # x^2 = 5 is not 5
+    for rule in (decide_words, decide_bases, decide_elements):
+        decided = rule(left, right)
+        if decided is not None:
+            return decided
+    return None
+
+
+def without_one_sided_name(left: str, right: str) -> tuple[str, str]:
+    """``x=5`` against ``5`` becomes ``5`` against ``5``; x = 5 against y = 5 stays."""
+    if not RELATION.search(right):
+        left = left[named.end() :] if (named := NAME.match(left)) else left
+    elif not RELATION.search(left):
+        right = right[named.end() :] if (named := NAME.match(right)) else right
+    return left, right
+
+
+def decide_words(left: str, right: str) -> bool | None:
+    """Words and times of day, without case."""
+    if any(form.fullmatch(side) for form in (WORD, TIME) for side in (left, right)):
+        if left.casefold() == right.casefold():
+            return True
+        if any(form.fullmatch(side) for form in (CAPITALS, TIME) for side in (left, right)):
+            return False
+    return None
+
+
+def decide_bases(left: str, right: str) -> bool | None:
+    """``11_2`` is not ``11_3``; a base that only one side states was given by the question."""
+    a, b = BASE.fullmatch(left), BASE.fullmatch(right)
+    if a and b:
+        return a["digits"] == b["digits"] and a["base"] == b["base"]
+    if not a and not b:
+        return None
+    return (a["digits"] if a else left) == (b["digits"] if b else right)
+
+
+def decide_elements(left: str, right: str) -> bool | None:
+    """Tuples, intervals, sets and lists, element by element. A list without brackets and a set have no order."""
+    if any(NO_LIST.search(side) for side in (left, right)):
+        return None
+    (a_shape, a), (b_shape, b) = elements(left), elements(right)
+    if len(a) == 1 and len(b) == 1 and a_shape == b_shape == "":
+        return None
+    if a_shape and b_shape and a_shape != b_shape:
+        return False
+    if len(a) != len(b):
+        return False
+    if (a_shape or b_shape) not in ("", "{}"):
+        decided = [decide(x, y) for x, y in zip(a, b, strict=True)]
+        return False if False in decided else None if None in decided else True
+    return match_unordered(a, b)
+
+
+def match_unordered(left: list[str], right: list[str]) -> bool | None:
+    """Whether each element has its own equal on the other side; None if that hangs on an undecided pair."""
+    undecided = False
+    for x in left:
+        decided = [decide(x, y) for y in right]
+        if True in decided:
+            right = right[: (i := decided.index(True))] + right[i + 1 :]
+        elif None in decided:
+            undecided = True
+        else:
+            return False
+    return None if undecided else True
+
+
+def elements(text: str) -> tuple[str, list[str]]:
+    r"""The outer brackets (``()``, ``[)``, ``{}`` for a set, or none) and what top-level commas part.
+
+    ``(1,2)`` gives ``("()", ["1", "2"])``; ``(1,2),(3,4)`` gives ``("", ["(1,2)", "(3,4)"])``; ``(x+1)`` stays whole.
+    """
+    parts, shape = split_top_level(text), ""
+    if len(parts) == 1:
+        for opening in ("(", "[", r"\{"):
+            for closing in (")", "]", r"\}"):
+                if text.startswith(opening) and text.endswith(closing):
+                    inner = split_top_level(text[len(opening) : -len(closing)])
+                    if len(inner) > 1 or opening == r"\{":
+                        parts, shape = inner, (opening + closing).replace("\\", "")
+    return shape, [part.strip() for part in parts]
+
+
+def split_top_level(text: str) -> list[str]:
+    """The parts between commas and semicolons that stand in no bracket."""
+    parts, depth = [""], 0
+    for token in BRACKET.findall(text):
+        depth += (token in OPENING) - (token in CLOSING)
+        if token in ",;" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return parts
+
+
+def deepest(text: str) -> int:
+    """How deep brackets of any kind nest."""
+    depth = most = 0
+    for token in BRACKET.findall(text):
+        depth += (token in OPENING) - (token in CLOSING)
+        most = max(most, depth)
+    return most
+
+
+def shortened(text: str) -> str:
+    """The text as one short quotation."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,189 @@
+"""vLLM in a process of its own, kept alive over stages, restarted when it dies or hangs."""
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+from stepneg.errors import InputError
+from stepneg.sampling.engine import Completion, Decoding, Request
+from stepneg.sampling.store import fingerprint_policy
+
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHER_PREFIXES = ("SLURM_", "TORCHELASTIC_", "PMI_", "PMIX_")
+RESTARTS = 3
+
+
+class EngineDied(RuntimeError):
+    """The engine's process ended or gave no sign of life in time."""
+
+
+@dataclass(frozen=True)
+class VLLMEngine:
+    """Options of an engine; equal options share one process, which lives until this process ends.
+
+    Args:
+        context: longest prompt and completion together, in tokens; None takes the model's.
+        dtype: of the weights; auto is float32 on CPU and the model's own on GPU.
+        tensor_parallel_size: GPUs that share the model.
+        gpu_memory_utilization: share of a GPU's memory that vLLM takes.
+        kv_cache_gib: size of the key-value cache on CPU, in GiB.
+        max_num_seqs: sequences decoded together.
+        timeout: seconds without a finished request (or a loaded model) after which the engine counts as hung.
+    """
+
+    context: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.85
+    kv_cache_gib: float = 1.0
+    max_num_seqs: int = 256
+    timeout: float = 900.0
+
+    def load(self, policy: Path) -> None:
+        """Serve this HF folder from now on; nothing happens if it is being served.
+
+        Raises:
+            InputError: the folder is not a policy in safetensors.
+        """
+        check_policy(policy)
+        worker(self).load(policy, self)
+
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[int, list[Completion]]]:
+        """Completions of each request, with its index, as they finish.
+
+        Raises:
+            EngineDied: the process died more often than a restart can be expected to mend.
+        """
+        missing = dict(enumerate(requests))
+        policy = worker(self).policy
+        assert policy is not None, "load a policy before sampling"
+        for attempt in range(RESTARTS + 1):
+            numbers = list(missing)
+            try:
+                worker(self).load(policy, self)
+                for place, completions in worker(self).generate([missing[i] for i in numbers], decoding, self.timeout):
+                    del missing[numbers[place]]
+                    yield numbers[place], completions
+                return
+            except EngineDied as error:
+                close(self)
+                if attempt == RESTARTS:
+                    raise
+                print(f"engine: {error}; restarted, {len(missing)} requests go on", file=sys.stderr)
+
+
+class Worker:
+    """The client's end of the engine's process."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        keep = {k: v for k, v in os.environ.items() if k not in LAUNCHER and not k.startswith(LAUNCHER_PREFIXES)}
+        quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        own = {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TOKENIZERS_PARALLELISM": "false"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "stepneg.sampling.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=quiet | keep | own,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno() if "STEPNEG_ENGINE_LOG" in os.environ else subprocess.DEVNULL,
+            stderr=None if "STEPNEG_ENGINE_LOG" in os.environ else subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+        self.pipe = Connection(ours.detach())
+        self.policy: Path | None = None
+        self.loaded: str | None = None
+
+    def load(self, policy: Path, options: VLLMEngine) -> None:
+        """Load a policy unless it is the one loaded."""
+        mark = fingerprint_policy(policy)
+        self.policy = policy
+        if mark == self.loaded:
+            return
+        self.loaded = None
+        self.send({"do": "load", "policy": str(policy.resolve()), "options": asdict(options)})
+        self.receive(options.timeout)
+        self.loaded = mark
+
+    def generate(
+        self, requests: list[Request], decoding: Decoding, timeout: float
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Completions by place in ``requests``."""
+        rows = [[r.prompt_ids, r.n, r.seed, r.start] for r in requests]
+        self.send({"do": "generate", "requests": rows, "decoding": asdict(decoding)})
+        while True:
+            message = self.receive(timeout)
+            if "done" in message:
+                return
+            yield message["index"], [Completion(tuple(ids), logp, why) for ids, logp, why in message["completions"]]
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one message."""
+        try:
+            self.pipe.send_bytes(json.dumps(message).encode())
+        except OSError as error:
+            raise EngineDied("its process has ended") from error
+
+    def receive(self, timeout: float) -> dict[str, Any]:
+        """The next message; an engine that reports an error, ends or hangs counts as dead."""
+        try:
+            if not self.pipe.poll(timeout):
+                raise EngineDied(f"no sign of life for {timeout:.0f} s")
+            message: dict[str, Any] = json.loads(self.pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise EngineDied("its process has ended") from error
+        if "error" in message:
+            raise EngineDied(message["error"])
+        return message
+
+    def kill(self) -> None:
+        """End the process and all it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.pipe.close()
+
+
+WORKERS: dict[VLLMEngine, Worker] = {}
+
+
+def worker(options: VLLMEngine) -> Worker:
+    """The process of these options, started at first use."""
+    if options not in WORKERS:
+        WORKERS[options] = Worker()
+    return WORKERS[options]
+
+
+def close(options: VLLMEngine) -> None:
+    """End the process of these options, if there is one."""
+    if options in WORKERS:
+        WORKERS.pop(options).kill()
+
+
+@atexit.register
+def close_all() -> None:
+    """End all engines with this process."""
+    for options in list(WORKERS):
+        close(options)
+
+
+def check_policy(policy: Path) -> None:
+    """Refuse what is not an HF folder in safetensors.
+
+    Raises:
+        InputError: what is missing.
+    """
+    if not (policy / "config.json").is_file():
+        raise InputError(f"{policy}: no config.json, so no model; give an HF folder (stepneg fit writes RUN/last)")
+    if not list(policy.glob("*.safetensors")):
+        raise InputError(f"{policy}: no *.safetensors; save the model with save_pretrained (pickled weights are refused)")

@@ -1,0 +1,171 @@
+"""The engine's own process: vLLM behind a pipe of JSON messages. Run by :mod:`stepneg.sampling.vllm_engine`.
+
+``{"do": "load", ...}`` is answered by one message, ``{"do": "generate", ...}`` by a message a finished request and
+``{"done": true}``. An exception is answered by ``{"error": text}``; the process ends with its pipe or its parent.
+"""
+
+import ctypes
+import gc
+import json
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import vllm
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+from vllm.inputs import TokensPrompt
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+
+PROBES, PROBE_LENGTH = 4, 24
+TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # mean |difference|, nats a token
+
+
+class Server:
+    """One vLLM at a time, rebuilt for each policy (about 2 s: the imports are paid once)."""
+
+    def __init__(self) -> None:
+        self.llm: vllm.LLM | None = None
+        self.stop_ids: list[int] = []
+
+    def load(self, policy: str, options: dict[str, Any]) -> float:
+        """Build the engine and compare its log-probs of a probe with transformers'.
+
+        Returns:
+            The mean absolute difference, in nats a token.
+        """
+        for attempt in (1, 2):
+            self.build(policy, options)
+            assert self.llm is not None
+            dtype = self.llm.llm_engine.model_config.dtype
+            difference = self.difference(policy, dtype)
+            if difference <= TOLERANCE[dtype]:
+                return difference
+            if attempt == 2:
+                raise RuntimeError(f"{policy}: vLLM's log-probs differ from transformers' by {difference:.4f} a token")
+        raise AssertionError
+
+    def build(self, policy: str, options: dict[str, Any]) -> None:
+        """A fresh engine; in-place reloading is silently wrong for the CPU backend's packed weights."""
+        if self.llm is not None:
+            self.llm = None
+            cleanup_dist_env_and_memory()
+            gc.collect()
+        cpu = current_platform.is_cpu()
+        config = AutoConfig.from_pretrained(policy)
+        dtype = options["dtype"]
+        if dtype == "auto" and cpu:
+            dtype = "float32"
+        memory: dict[str, Any] = {"gpu_memory_utilization": options["gpu_memory_utilization"]}
+        context = options["context"] or config.max_position_embeddings
+        if cpu:
+            # A chunked prompt rewinds its sample's random generator, which CPU generators cannot.
+            memory = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, context)}
+            memory["kv_cache_memory_bytes"] = int(options["kv_cache_gib"] * 2**30)
+        self.llm = vllm.LLM(
+            model=policy,
+            dtype=dtype,
+            max_model_len=context,
+            tensor_parallel_size=options["tensor_parallel_size"],
+            max_num_seqs=options["max_num_seqs"],
+            enforce_eager=cpu,
+            enable_prefix_caching=True,
+            skip_tokenizer_init=True,
+            disable_log_stats=True,
+            generation_config="vllm",
+            load_format="safetensors",
+            seed=0,
+            **memory,
+        )
+        self.stop_ids = stop_ids(policy, config)
+
+    def difference(self, policy: str, dtype: torch.dtype) -> float:
+        """Mean absolute difference between the engine's and transformers' log-probs of the probe."""
+        model = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, use_safetensors=True).eval()
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randint(0, model.config.vocab_size, (PROBES, PROBE_LENGTH), generator=generator)
+        with torch.no_grad():
+            logits = model(probe).logits.float()
+        expected = logits[:, :-1].log_softmax(-1).gather(-1, probe[:, 1:, None])[..., 0]
+        assert self.llm is not None
+        outputs = self.llm.generate(
+            [TokensPrompt(prompt_token_ids=row) for row in probe.tolist()],
+            vllm.SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False),
+            use_tqdm=False,
+        )
+        self.llm.reset_prefix_cache()
+        found = [
+            [places[token].logprob for places, token in zip(o.prompt_logprobs[1:], row[1:], strict=True)]
+            for o, row in zip(outputs, probe.tolist(), strict=True)
+        ]
+        return float((torch.tensor(found) - expected).abs().mean())
+
+    def generate(self, pipe: Connection, requests: list[list[Any]], decoding: dict[str, Any]) -> None:
+        """Send each request's completions as it finishes."""
+        assert self.llm is not None
+        engine = self.llm.llm_engine
+        for index, (prompt_ids, n, seed, start) in enumerate(requests):
+            params = vllm.SamplingParams(
+                n=n,
+                temperature=decoding["temperature"],
+                top_p=decoding["top_p"],
+                max_tokens=decoding["max_tokens"],
+                seed=seed + start,  # vLLM draws the i-th of n with seed + i
+                stop_token_ids=self.stop_ids,
+                logprobs=0,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            engine.add_request(str(index), TokensPrompt(prompt_token_ids=prompt_ids), params)
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if not output.finished:
+                    continue
+                completions = [
+                    [list(c.token_ids), c.cumulative_logprob, c.finish_reason]
+                    for c in sorted(output.outputs, key=lambda c: c.index)
+                ]
+                send(pipe, {"index": int(output.request_id), "completions": completions})
+        send(pipe, {"done": True})
+
+
+def stop_ids(policy: str, config: Any) -> list[int]:
+    """The token ids that end a response."""
+    try:
+        found = GenerationConfig.from_pretrained(policy).eos_token_id
+    except OSError:
+        found = None
+    found = config.eos_token_id if found is None else found
+    return found if isinstance(found, list) else [found]
+
+
+def send(pipe: Connection, message: dict[str, Any]) -> None:
+    """Send one message."""
+    pipe.send_bytes(json.dumps(message).encode())
+
+
+def serve(pipe: Connection) -> None:
+    """Answer messages until the pipe closes."""
+    server = Server()
+    while True:
+        try:
+            message = json.loads(pipe.recv_bytes())
+        except EOFError:
+            return
+        try:
+            if message["do"] == "load":
+                send(pipe, {"difference": server.load(message["policy"], message["options"])})
+            else:
+                server.generate(pipe, message["requests"], message["decoding"])
+        except Exception as error:
+            traceback.print_exc()
+            send(pipe, {"error": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no engine outlives its parent
+    serve(Connection(int(sys.argv[1])))

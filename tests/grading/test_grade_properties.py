@@ -1,0 +1,106 @@
+"""The grader on any text: it never raises, and an answer equals itself."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepneg.grading import grade
+from stepneg.grading.compare import plainly_equal
+from stepneg.grading.normalise import normalise
+from stepneg.grading.number import as_number
+
+PIECES = st.sampled_from(
+    [
+        r"\boxed{",
+        r"\fbox{",
+        r"\boxed ",
+        "}",
+        "{",
+        "#### ",
+        "answer is ",
+        "\nA: ",
+        "$",
+        "\\",
+        r"\\",
+        r"\{",
+        r"\frac",
+        "12",
+    ]
+    + [
+        ",",
+        "1,234",
+        ".5",
+        "/",
+        "-",
+        "^",
+        "_",
+        r"\text{",
+        " cm",
+        " and ",
+        r"\left(",
+        ")",
+        "[",
+        "=",
+        "x",
+        "\0",
+        "\n",
+        "%",
+    ]
+)
+MATH_LIKE = st.lists(PIECES | st.text(max_size=3), max_size=20).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text() | MATH_LIKE, st.text() | MATH_LIKE, st.booleans())
+def test_number_forms_never_raise(response: str, reference: str, flexible: bool) -> None:
+    for form in ("gsm8k", "number"):
+        verdict = grade(response, reference, form, flexible)
+        assert (verdict.extracted is None) == (verdict.rule == "no_answer")
+
+
+@settings(max_examples=300, deadline=None)
+@given(MATH_LIKE, MATH_LIKE, st.booleans())
+def test_math_never_raises_before_the_symbolic_comparison(response: str, reference: str, flexible: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stepneg.grading.compare.symbolically_equal", lambda *_: None)
+        verdict = grade(response, reference, "math", flexible)
+        assert isinstance(verdict.correct, bool)
+
+
+@settings(max_examples=30, deadline=None)
+@given(MATH_LIKE, MATH_LIKE)
+def test_math_never_raises(response: str, reference: str) -> None:
+    grade(rf"\boxed{{{response}}}", reference, "math")
+
+
+@settings(max_examples=200, deadline=None)
+@given(MATH_LIKE)
+def test_reflexive(answer: str) -> None:
+    for response, form in ((rf"\boxed{{{answer}}}", "math"), (f"#### {answer}", "gsm8k"), (answer, "number")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("stepneg.grading.compare.symbolically_equal", lambda *_: None)
+            found = grade(response, "0", form).extracted
+            if found is not None:
+                verdict = grade(response, found, form)
+                assert (verdict.correct, verdict.rule) == (True, "exact")
+
+
+@settings(max_examples=200, deadline=None)
+@given(MATH_LIKE, MATH_LIKE)
+def test_plain_equality_is_symmetric(first: str, second: str) -> None:
+    assert plainly_equal(first, second) == plainly_equal(second, first)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.fractions())
+def test_every_spelling_of_a_fraction_is_that_number(value) -> None:  # type: ignore[no-untyped-def]
+    over, under = value.numerator, value.denominator
+    for text in (f"{over}/{under}", rf"\frac{{{over}}}{{{under}}}", rf"\dfrac{{{over}}}{{{under}}}"):
+        assert as_number(normalise(text)) == value
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(), st.integers())
+def test_integers_are_equal_only_to_themselves(a: int, b: int) -> None:
+    for form, response in (("gsm8k", f"#### {a:,}"), ("math", rf"\boxed{{{a:,}}}"), ("number", f"it is {a:,}")):
+        assert grade(response, str(b), form).correct == (a == b)

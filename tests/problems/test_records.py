@@ -1,0 +1,123 @@
+"""Malformed rows: one line that names the file, the line, the key and the mend."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stepneg.errors import InputError
+from stepneg.problems.gsm8k import GSM8K
+from stepneg.problems.jsonl import Jsonl
+from stepneg.problems.math import MATH
+
+GOOD = {"question": "How many?", "answer": "72"}
+
+
+def write(path: Path, *lines: str | bytes) -> Path:
+    path.write_bytes(b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines))
+    return path
+
+
+def message(source: Jsonl | GSM8K | MATH) -> str:
+    with pytest.raises(InputError) as caught:
+        source.load()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"question": ' + "1" * 5000 + "}", "not JSON"),
+        ("[1]", "holds list"),
+        ('"text"', "holds str"),
+        ("{}", "key 'question' is missing"),
+        ('{"question": "q"}', "key 'answer' is missing (there are question)"),
+        ('{"question": ["q"], "answer": "1"}', "key 'question' holds list"),
+        ('{"question": 5, "answer": "1"}', "key 'question' holds int"),
+        ('{"question": "q", "answer": null}', "key 'answer' holds NoneType"),
+        ('{"question": "q", "answer": true}', "key 'answer' holds bool"),
+        ('{"question": " ", "answer": "1"}', "key 'question' is empty"),
+        ('{"question": "q", "answer": ""}', "key 'answer' is empty"),
+        ('{"question": "\\ud800", "answer": "1"}', "half a surrogate pair"),
+        (b'{"question": "\xff", "answer": "1"}', "not UTF-8 at byte 15"),
+    ],
+)
+def test_malformed_row_names_file_line_and_mend(tmp_path: Path, line: str | bytes, expected: str) -> None:
+    path = write(tmp_path / "rows.jsonl", json.dumps(GOOD), "", line)
+    text = message(Jsonl(path))
+    assert text.startswith(f"{path}, line 3: ")
+    assert expected in text
+    assert ";" in text  # what is wrong; how to mend it
+
+
+def test_missing_file_folder_and_empty_file(tmp_path: Path) -> None:
+    assert message(Jsonl(tmp_path / "none.jsonl")).startswith(f"{tmp_path / 'none.jsonl'}: No such file")
+    assert "directory" in message(Jsonl(tmp_path))
+    assert "holds no rows" in message(Jsonl(write(tmp_path / "empty.jsonl")))
+    assert "holds no rows" in message(Jsonl(write(tmp_path / "blank.jsonl", "", "  ")))
+
+
+def test_limit_stops_before_what_follows(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", json.dumps(GOOD), json.dumps(GOOD), "broken")
+    assert len(Jsonl(path, limit=2).load()) == 2
+    assert "limit is 0" in message(Jsonl(path, limit=0))
+
+
+def test_jsonl_fields_and_ids(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "mine.jsonl",
+        b"\xef\xbb\xbf" + '{"q": "Größe?\u2028", "a": 0.5, "s": "so 0.5"}'.encode(),
+        '{"q": "b", "a": 18, "s": "x"}',
+    )
+    first, second = Jsonl(str(path), question_key="q", answer_key="a", solution_key="s").load()
+    assert (first.id, first.question, first.answer, first.solution) == ("mine/0", "Größe?\u2028", "0.5", "so 0.5")
+    assert (second.id, second.answer) == ("mine/1", "18")
+    assert Jsonl(path, "q", "a").load()[0].solution is None
+    assert "key 'steps' is missing" in message(Jsonl(path, "q", "a", "steps"))
+
+
+@pytest.mark.parametrize("answer", ["no mark", "worked\n####", "worked\n#### $", ""])
+def test_gsm8k_without_final_answer(tmp_path: Path, answer: str) -> None:
+    path = write(tmp_path / "g.jsonl", json.dumps({"question": "q", "answer": answer}))
+    text = message(GSM8K(path=path))
+    assert text.startswith(f"{path}, line 1: key 'answer'")
+
+
+@pytest.mark.parametrize("solution", ["none", r"\boxed{1", r"\boxed{}", r"so the answer is $\boxed{}$."])
+def test_math_without_box(tmp_path: Path, solution: str) -> None:
+    row = {"problem": "q", "solution": solution, "level": "Level 1", "type": "Algebra"}
+    text = message(MATH(path=write(tmp_path / "m.jsonl", json.dumps(row))))
+    assert "line 1: key 'solution' has no \\boxed{...}" in text
+
+
+@pytest.mark.parametrize("key", ["problem", "solution", "level", "type"])
+def test_math_without_a_key(tmp_path: Path, key: str) -> None:
+    row = {"problem": "q", "solution": r"\boxed{1}", "level": "Level 1", "type": "Algebra"}
+    del row[key]
+    assert f"key '{key}' is missing" in message(MATH(path=write(tmp_path / "m.jsonl", json.dumps(row))))
+
+
+def test_hub_names_go_to_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``datasets`` takes a local folder for a hub name, so the way to the hub is walked without a network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: test\n    path: rows.jsonl\n---\n"
+    )
+    write(
+        folder / "rows.jsonl", json.dumps({"question": "q", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}), json.dumps(GOOD)
+    )
+    source = "hub:owner/name:main"
+    (problem,) = GSM8K("test", source, limit=1).load()
+    assert (problem.id, problem.answer, problem.solution) == ("gsm8k/test/0", "2", "1 + 1 = 2\n#### 2")
+    assert message(GSM8K("test", source)).startswith(f"{source}, test row 1: key 'answer' has no")
+    assert message(GSM8K("train", source)).startswith(f"{source}, split train: cannot be loaded")
+    assert "cannot be loaded" in message(GSM8K("test", "hub:owner/other"))
+    assert "write hub:owner/name[:config]" in message(GSM8K("test", "hub:"))
