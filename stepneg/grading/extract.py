@@ -8,7 +8,9 @@ BARE_BOX = re.compile(r"[^\s$]*")  # what \boxed without braces holds
 DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 NUMBER = re.compile(rf"(?<![\w.)])-?\$?(?:{DIGITS})(?:/[0-9]+)?|(?:{DIGITS})(?:/[0-9]+)?")
 # A number, then words that say of what: "$1,250.50 a day". A second number or an operator makes it something else.
-NUMBER_WITH_UNIT = re.compile(rf"[\s*_`$€£]*(?P<number>-?\s?[$€£]?(?:{DIGITS})(?:/[0-9]+)?)\.?(?P<unit>[^0-9=+*/^<>]*)[*\s]*")
+NUMBER_WITH_UNIT = re.compile(
+    rf"[\s*_`$€£]*(?P<number>-?\s?[$€£]?(?:{DIGITS})(?:/[0-9]+)?)\.?(?P<unit>[^0-9=+*/^<>]*)[*\s]*"
+)
 SCALE = re.compile(r"[\s*_-]*(?:hundred|thousand|million|billion|trillion|dozen|k\b|m\b|bn\b)", re.IGNORECASE)
 STATED = re.compile(r"\banswer[ \t]{0,4}(?:is|:|=)[ \t:]{0,4}", re.IGNORECASE)
 LABELLED = re.compile(r"^[ \t]{0,4}A:", re.MULTILINE)

@@ -95,6 +95,14 @@ class ProblemMean(Metric):
         super().__init__(**kwargs)
         self.add_state("problems", [], dist_reduce_fx="cat")
         self.add_state("values", [], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all problems."""
+        super().reset()
+        # Never an empty list: torchmetrics would gather it as one of another type, and gloo aborts the processes.
+        self.problems.append(torch.zeros(0, dtype=torch.long, device=self.device))
+        self.values.append(torch.zeros(0, dtype=torch.float32, device=self.device))
 
     def add(self, problem: int, value: float) -> None:
         """Count a problem."""
@@ -107,11 +115,10 @@ class ProblemMean(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """``value`` (the mean; NaN without problems), ``low``, ``high`` and ``n``."""
+        problems, values = dim_zero_cat(self.problems), dim_zero_cat(self.values)
         seen: dict[int, float] = {}
-        if len(self.problems):
-            problems, values = dim_zero_cat(self.problems), dim_zero_cat(self.values)
-            for problem, value in zip(problems.tolist(), values.tolist(), strict=True):
-                seen.setdefault(problem, value)
+        for problem, value in zip(problems.tolist(), values.tolist(), strict=True):
+            seen.setdefault(problem, value)
         kept = torch.tensor(list(seen.values()), dtype=torch.float64)
         low, high = self.interval(kept)
         figures = {"value": float(kept.mean()), "low": low, "high": high, "n": len(kept)}

@@ -11,46 +11,15 @@ from stepneg.grading.number import as_number
 
 PIECES = st.sampled_from(
     [
-        r"\boxed{",
-        r"\fbox{",
-        r"\boxed ",
-        "}",
-        "{",
-        "#### ",
-        "answer is ",
-        "\nA: ",
-        "$",
-        "\\",
-        r"\\",
-        r"\{",
-        r"\frac",
-        "12",
+        r"\boxed{", r"\fbox{", r"\boxed ", r"\frac", r"\text{", r"\left(", r"\{", "\\", r"\\", "}", "{", ")", "[", "^",
+        "#### ", "answer is ", "\nA: ", " cm", " and ", "12", "1,234", ".5", ",", "/", "-", "=", "x", "%", "$", "\0",
+        "_", "\n",
     ]
-    + [
-        ",",
-        "1,234",
-        ".5",
-        "/",
-        "-",
-        "^",
-        "_",
-        r"\text{",
-        " cm",
-        " and ",
-        r"\left(",
-        ")",
-        "[",
-        "=",
-        "x",
-        "\0",
-        "\n",
-        "%",
-    ]
-)
+)  # fmt: skip
 MATH_LIKE = st.lists(PIECES | st.text(max_size=3), max_size=20).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text() | MATH_LIKE, st.text() | MATH_LIKE, st.booleans())
 def test_number_forms_never_raise(response: str, reference: str, flexible: bool) -> None:
     for form in ("gsm8k", "number"):
@@ -58,7 +27,7 @@ def test_number_forms_never_raise(response: str, reference: str, flexible: bool)
         assert (verdict.extracted is None) == (verdict.rule == "no_answer")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(MATH_LIKE, MATH_LIKE, st.booleans())
 def test_math_never_raises_before_the_symbolic_comparison(response: str, reference: str, flexible: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +42,7 @@ def test_math_never_raises(response: str, reference: str) -> None:
     grade(rf"\boxed{{{response}}}", reference, "math")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(MATH_LIKE)
 def test_reflexive(answer: str) -> None:
     for response, form in ((rf"\boxed{{{answer}}}", "math"), (f"#### {answer}", "gsm8k"), (answer, "number")):
@@ -85,13 +54,13 @@ def test_reflexive(answer: str) -> None:
                 assert (verdict.correct, verdict.rule) == (True, "exact")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(MATH_LIKE, MATH_LIKE)
 def test_plain_equality_is_symmetric(first: str, second: str) -> None:
     assert plainly_equal(first, second) == plainly_equal(second, first)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.fractions())
 def test_every_spelling_of_a_fraction_is_that_number(value) -> None:  # type: ignore[no-untyped-def]
     over, under = value.numerator, value.denominator
@@ -99,7 +68,7 @@ def test_every_spelling_of_a_fraction_is_that_number(value) -> None:  # type: ig
         assert as_number(normalise(text)) == value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(), st.integers())
 def test_integers_are_equal_only_to_themselves(a: int, b: int) -> None:
     for form, response in (("gsm8k", f"#### {a:,}"), ("math", rf"\boxed{{{a:,}}}"), ("number", f"it is {a:,}")):

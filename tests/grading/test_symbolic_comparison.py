@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -47,8 +48,7 @@ def test_bounded_without_the_child(monkeypatch: pytest.MonkeyPatch, name: str) -
     monkeypatch.setattr("stepneg.grading.compare.symbolically_equal", lambda *_: None)
     start = time.process_time()
     for form in ("math", "gsm8k", "number"):
-        for flexible in (False, True):
-            assert not grade(BOUNDED[name], "81, 256", form, flexible).correct
+        assert not grade(BOUNDED[name], "81, 256", form, flexible=True).correct
     assert time.process_time() - start < 5
 
 
@@ -157,5 +157,7 @@ def test_the_child_ends_with_its_parent() -> None:
 
 def is_running(pid: int) -> bool:
     """Whether a process runs; one that has ended and waits to be reaped does not."""
-    status = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
-    return status.strip() not in ("", "Z")
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,7 +1,10 @@
 """Estimators against enumeration and closed forms; aggregation over problems and processes."""
 
 import math
+import subprocess
+import sys
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
@@ -153,3 +156,28 @@ def test_a_problem_on_two_ranks_counts_once() -> None:
         ranks[0].merge_state(other)
     result = ranks[0].compute()
     assert (int(result["n"]), float(result["value"])) == (5, pytest.approx(3 / 5))
+
+
+RANK = """
+import sys
+import torch.distributed
+from stepneg.grading.metrics import Accuracy, PassAtK
+store, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+empty, uneven = Accuracy(), PassAtK(1)
+for problem in (0, 1, 2) if rank == 0 else ():
+    empty.update(problem, problem < 2)
+for problem in (0, 2, 4) if rank == 0 else (1, 3, 0, 5):
+    uneven.update(problem, [True, problem == 0])
+for metric in (empty, uneven):
+    result = metric.compute()
+    print(int(result["n"]), round(float(result["value"]), 4))
+"""
+
+
+def test_two_processes_one_of_them_without_problems(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", RANK, str(tmp_path / "store")]
+    ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
+    for rank in ranks:
+        output, _ = rank.communicate(timeout=120)
+        assert output.split() == ["3", "0.6667", "6", "0.5833"]

