@@ -4,9 +4,9 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
+from stepneg.callbacks.export import export
 from transformers import PreTrainedTokenizerBase
 
-from stepneg.callbacks.export import export
 from stepneg.data.prepared import load_tokenizer
 from stepneg.evaluation import Evaluation, evaluate
 from stepneg.grading import Form

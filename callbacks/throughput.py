@@ -29,7 +29,9 @@ class Throughput(L.Callback):
         """From here on the trainer trains."""
         self.before = Counter(SECONDS)
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Start a step's clock."""
         self.step_started = time.monotonic()
 

@@ -1,17 +1,16 @@
 """The ``stepneg`` command: LightningCLI's verbs and stepneg's own."""
 
 import sys
-
-from lightning.pytorch.cli import ArgsType
+from collections.abc import Sequence
 
 from stepneg.errors import InputError
 
 
-def main(args: ArgsType = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run a verb; bad input ends in one line on standard error and exit code 2."""
     from stepneg.commands import run
 
-    argv = [str(a) for a in (sys.argv[1:] if args is None else args)]
+    argv = list(sys.argv[1:] if args is None else args)
     try:
         run(argv)
     except InputError as error:

@@ -38,6 +38,10 @@ class StepnegCLI(LightningCLI):
         parser.add_lightning_class_args(Export, "export")
         parser.add_lightning_class_args(Throughput, "throughput")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse what :func:`run` was given; it is the command line, or stands in for it."""
+        self.config = parser.parse_args(args)
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Everything of a run goes below ``trainer.default_root_dir``, events to ``RUN/tensorboard``."""
         root = self._get(self.config_init, "trainer.default_root_dir")
@@ -46,6 +50,11 @@ class StepnegCLI(LightningCLI):
         if self._get(self.config_init, "trainer.logger") is None:
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
         return super().instantiate_trainer(default_root_dir=str(root), **kwargs)
+
+
+DESCRIPTION = """Learn from the step where a wrong solution went wrong. Besides the verbs listed below there are
+init (a fresh small model with its own tokenizer), pipeline (a chain of fits and tests, done ones skipped) and report
+(one table and plot over all tested runs); each explains itself with --help."""
 
 
 def lightning_verb(argv: list[str]) -> None:
@@ -59,7 +68,7 @@ def lightning_verb(argv: list[str]) -> None:
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         seed_everything_default=0,
-        parser_kwargs={"prog": "stepneg", "exit_on_error": False, "description": "Learn from wrong solutions."},
+        parser_kwargs={"prog": "stepneg", "exit_on_error": False, "description": DESCRIPTION},
         args=argv,
     )
 

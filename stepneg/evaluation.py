@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from stepneg.data.rows import encode_prompt
+from stepneg.data.rows import decode, encode_prompt
 from stepneg.grading import Verdict, grade
 from stepneg.grading.metrics import Accuracy, MajAtK, PassAtK
 from stepneg.problems import Problem
@@ -71,12 +71,9 @@ def evaluate(
     rows = []
     for index, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
         done = first.completions[prompt][0]
-        text = tokenizer.decode(done.token_ids, skip_special_tokens=True)
+        text = decode(tokenizer, done.token_ids)
         verdict = grade(text, problem.answer, form)
-        verdicts = [
-            grade(tokenizer.decode(c.token_ids, skip_special_tokens=True), problem.answer, form)
-            for c in many.completions[prompt]
-        ]
+        verdicts = [grade(decode(tokenizer, c.token_ids), problem.answer, form) for c in many.completions[prompt]]
         accuracy.update(index, verdict.correct)
         pass_at_k.update(index, [v.correct for v in verdicts])
         maj_at_k.update(index, verdicts, problem.answer)
@@ -89,7 +86,11 @@ def evaluate(
     metrics: dict[str, float] = {}
     for name, metric in {"accuracy": accuracy, f"pass@{k}": pass_at_k, f"maj@{k}": maj_at_k}.items():
         value = metric.compute()
-        metrics |= {name: float(value["value"]), f"{name}_low": float(value["low"]), f"{name}_high": float(value["high"])}
+        metrics |= {
+            name: float(value["value"]),
+            f"{name}_low": float(value["low"]),
+            f"{name}_high": float(value["high"]),
+        }
     metrics["no_answer"] = sum(r.extracted is None for r in rows) / len(rows)
     metrics["truncated"] = sum(r.truncated for r in rows) / len(rows)
     metrics["problems"] = len(rows)

@@ -114,7 +114,7 @@ class Policy(L.LightningModule):
         assert self.model is not None
         return batch_log_probs(self.model, batch).sum(-1)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule over all steps of the fit."""
         optimizer = self.optimizer(self.parameters())
         steps = int(self.trainer.estimated_stepping_batches)

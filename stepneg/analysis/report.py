@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -61,7 +62,8 @@ def markdown(frame: pd.DataFrame) -> str:
     for row in frame.to_dict("records"):
         interval = f"{percent(row['accuracy'])} ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})"
         cells = [
-            row["method"], row["seed"], f"{row['problems']:.0f}", interval, percent(row["pass@5"]), percent(row["maj@5"]),
+            row["method"], row["seed"], f"{row['problems']:.0f}", interval,
+            percent(row["pass@5"]), percent(row["maj@5"]),
             f"{row['sampled_tokens']:,.0f}", f"{row['trained_tokens']:,.0f}", f"{row['seconds']:.0f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -74,7 +76,7 @@ def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:
     for seed, rows in frame.groupby("seed"):
         by_method = rows.set_index("method")
         present = [m for m in methods if m in by_method.index]
-        for worse, better in zip(present, present[1:], strict=False):
+        for worse, better in pairwise(present):
             low, high = by_method.loc[worse], by_method.loc[better]
             holds = "<" if low["accuracy"] < high["accuracy"] else "NOT <"
             apart = "apart" if low["accuracy_high"] < high["accuracy_low"] else "overlapping"

@@ -1,6 +1,7 @@
 """Preference pairs for DPO: of the first pit, of a shared prefix, of outcomes, of edit distance."""
 
 from collections import Counter
+from functools import partial
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -17,7 +18,7 @@ from stepneg.credit.pairs import (
 from stepneg.credit.steps import split_steps
 from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Generated, Rollouts
-from stepneg.data.rows import Example, Row, teacher_row
+from stepneg.data.rows import Example, Row, decode, teacher_row
 from stepneg.problems import Problem
 
 PairKind = Literal["first_pit", "shared_prefix", "outcome", "edit_distance"]
@@ -63,7 +64,9 @@ class Pairs(Prepared):
         pairs, drops = self.pair(generated, self.right(generated, problems, tokenizer), {tokenizer.eos_token_id})
         examples = self.with_reference([as_example(pair) for pair in pairs])
         facts = {"problems": float(len(problems)), "examples": float(len(examples))} | generated.facts
-        return Built(examples, facts | {f"dropped: {reason}": float(count) for reason, count in drops.items()}, generated.valued)
+        return Built(
+            examples, facts | {f"dropped: {reason}": float(count) for reason, count in drops.items()}, generated.valued
+        )
 
     def right(
         self, generated: Generated, problems: list[Problem], tokenizer: PreTrainedTokenizerBase
@@ -76,7 +79,7 @@ class Pairs(Prepared):
         if self.chosen != "self":
             for problem in problems:
                 row = teacher_row(tokenizer, self.template, problem)
-                ends = tuple(split_steps(row.response_ids, tokenizer.decode, self.rollouts.steps))
+                ends = tuple(split_steps(row.response_ids, partial(decode, tokenizer), self.rollouts.steps))
                 right[problem.id].append(Trace(problem.id, row.prompt_ids, row.response_ids, True, ends))
         return right
 
@@ -84,7 +87,7 @@ class Pairs(Prepared):
         self, generated: Generated, right: dict[str, list[Trace]], eos: set[int]
     ) -> tuple[list[Pair], Counter[str]]:
         """Pairs of the chosen kind, and why wrong solutions made none."""
-        limits = {"eos_ids": eos, "max_pairs": self.max_pairs, "seed": self.seed}
+        limits: dict[str, Any] = {"eos_ids": eos, "max_pairs": self.max_pairs, "seed": self.seed}
         if self.kind == "first_pit":
             return first_pit_pairs(right, generated.wrong(), k=self.k, tolerance=self.tolerance, **limits)
         if self.kind == "shared_prefix":

@@ -32,9 +32,7 @@ class CarelessStories(IterableDataset[dict[str, Tensor]]):
 
     def chunk(self, index: int) -> list[list[Example]]:
         """The batches of steps ``CHUNK * index`` to ``CHUNK * (index + 1) - 1``."""
-        texts = careless_texts(
-            self.seed * 1_000_003 + index, self.max_events(CHUNK * index), self.distractors
-        )
+        texts = careless_texts(self.seed * 1_000_003 + index, self.max_events(CHUNK * index), self.distractors)
         examples: list[Example] = []
         for _ in range(CHUNK * self.batch_size):
             question, solution = next(texts)

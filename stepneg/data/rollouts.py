@@ -7,6 +7,7 @@ step values that :mod:`stepneg.credit` turns into advantages, pits and pairs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from stepneg.credit.pairs import Ids, Trace, distinct
 from stepneg.credit.steps import Rule, split_steps
 from stepneg.credit.values import Count, found_zero
-from stepneg.data.rows import encode_prompt
+from stepneg.data.rows import decode, encode_prompt
 from stepneg.grading import Form, grade
 from stepneg.problems import Problem
 from stepneg.sampling.engine import Decoding
@@ -107,7 +108,7 @@ class Rollouts:
                     prompt,
                     done.token_ids,
                     self.right(tokenizer, done.token_ids, problem.answer),
-                    tuple(split_steps(done.token_ids, tokenizer.decode, self.steps)),
+                    tuple(split_steps(done.token_ids, partial(decode, tokenizer), self.steps)),
                 )
                 for done in sampled.completions[prompt]
             ]
@@ -171,7 +172,7 @@ class Rollouts:
 
     def right(self, tokenizer: PreTrainedTokenizerBase, response: Ids, answer: str) -> bool:
         """Whether a response meets the reference answer: r(y)."""
-        return grade(tokenizer.decode(response, skip_special_tokens=True), answer, self.form).correct
+        return grade(decode(tokenizer, response), answer, self.form).correct
 
 
 def prefix(trace: Trace, step: int) -> Ids:

@@ -50,6 +50,11 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int,
     return (*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
 
 
+def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """Text of token ids, special tokens left out: for people and graders, never to be encoded again."""
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
 def teacher_row(tokenizer: PreTrainedTokenizerBase, template: str, problem: Problem) -> Row:
     """The row of a problem's worked solution.
 

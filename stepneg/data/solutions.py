@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from stepneg.credit.pairs import distinct_positives
 from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Rollouts
-from stepneg.data.rows import Row
+from stepneg.data.rows import Example, Row
 from stepneg.problems import Problem
 
 
@@ -46,7 +46,7 @@ class SelfGeneratedSolutions(Prepared):
         generated = self.rollouts.solutions(self.policy, problems, tokenizer, self.template)
         traces = [t for found in generated.correct().values() for t in found]
         kept = distinct_positives(traces, self.per_problem)
-        examples = [(Row(t.prompt_ids, t.response_ids),) for found in kept.values() for t in found]
+        examples: list[Example] = [(Row(t.prompt_ids, t.response_ids),) for found in kept.values() for t in found]
         if self.with_teacher:
             examples += self.teacher_examples(problems, tokenizer)
         return Built(examples, {"problems": len(problems), "examples": len(examples)} | generated.facts)

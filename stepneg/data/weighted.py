@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from stepneg.credit.pairs import advantage_weighted, filtered_steps
 from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Rollouts
-from stepneg.data.rows import Row
+from stepneg.data.rows import Example, Row
 from stepneg.problems import Problem
 
 
@@ -45,5 +45,7 @@ class WeightedSteps(Prepared):
             responses = advantage_weighted(generated.valued, self.k, self.beta, self.clip)
         else:
             responses = filtered_steps(generated.valued, self.k)
-        examples = [(Row(r.prompt_ids, r.response_ids, weights=r.weights),) for r in responses]
-        return Built(examples, {"problems": len(problems), "examples": len(examples)} | generated.facts, generated.valued)
+        examples: list[Example] = [(Row(r.prompt_ids, r.response_ids, weights=r.weights),) for r in responses]
+        return Built(
+            examples, {"problems": len(problems), "examples": len(examples)} | generated.facts, generated.valued
+        )

@@ -110,9 +110,8 @@ def solve(story: Story, reading: Reading = correct_reading) -> tuple[str, list[i
         old = quantities[-1]
         change = abs(step) * event.amount
         quantities.append(old + step * event.amount)
-        lines.append(
-            f"{event.subject} {event.verb} {event.amount}: {old} {'-' if step < 0 else '+'} {change} = {quantities[-1]}."
-        )
+        sum_text = f"{old} {'-' if step < 0 else '+'} {change} = {quantities[-1]}"
+        lines.append(f"{event.subject} {event.verb} {event.amount}: {sum_text}.")
     return "\n".join([*lines, f"#### {quantities[-1]}"]), quantities
 
 
@@ -172,7 +171,11 @@ def draw_story(rng: random.Random, events: int, distractors: int) -> Story:
         kind = rng.randrange(3)
         subject, verb, thing, role = name, rng.choice(NEUTRALS), item, "own"
         if kind == 1:
-            subject, verb, role = rng.choice([n for n in NAMES if n != name]), rng.choice(GAINS + LOSSES), "other_person"
+            subject, verb, role = (
+                rng.choice([n for n in NAMES if n != name]),
+                rng.choice(GAINS + LOSSES),
+                "other_person",
+            )
         elif kind == 2:
             thing, verb, role = rng.choice([i for i in ITEMS if i != item]), rng.choice(GAINS + LOSSES), "other_item"
         event = Event(subject, verb, rng.randint(2, 9), thing, role)  # type: ignore[arg-type]
@@ -188,7 +191,7 @@ def split_of(question: str) -> Split:
 
 def in_range(quantities: list[int]) -> bool:
     """Whether every running quantity is one that the task uses."""
-    return 0 <= min(quantities) and max(quantities) <= LARGEST
+    return min(quantities) >= 0 and max(quantities) <= LARGEST
 
 
 @dataclass(frozen=True)
@@ -216,9 +219,7 @@ class Arithmetic:
         rng = random.Random(f"arithmetic/{self.split}/{self.seed}")
         problems: dict[str, Problem] = {}
         while len(problems) < self.size:
-            story = draw_story(
-                rng, rng.randint(self.min_events, self.max_events), rng.randint(0, self.max_distractors)
-            )
+            story = draw_story(rng, rng.randint(self.min_events, self.max_events), rng.randint(0, self.max_distractors))
             solution, quantities = solve(story)
             if split_of(story.question) != self.split or not in_range(quantities) or story.question in problems:
                 continue

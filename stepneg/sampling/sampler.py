@@ -120,7 +120,10 @@ class Bar:
         if self.progress.disable and now - self.said > SAY_EVERY:
             self.said = now
             left = elapsed / self.done * (self.total - self.done)
-            print(f"{self.title}: {self.done}/{self.total}, {tokens / elapsed:,.0f} tokens/s, {left:.0f} s left", flush=True)
+            print(
+                f"{self.title}: {self.done}/{self.total}, {tokens / elapsed:,.0f} tokens/s, {left:.0f} s left",
+                flush=True,
+            )
 
     def __enter__(self) -> "Bar":
         self.progress.start()

@@ -18,7 +18,16 @@ from stepneg.errors import InputError
 from stepneg.sampling.engine import Completion, Decoding, Request
 from stepneg.sampling.store import fingerprint_policy
 
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHER = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 LAUNCHER_PREFIXES = ("SLURM_", "TORCHELASTIC_", "PMI_", "PMIX_")
 RESTARTS = 3
 
@@ -186,4 +195,6 @@ def check_policy(policy: Path) -> None:
     if not (policy / "config.json").is_file():
         raise InputError(f"{policy}: no config.json, so no model; give an HF folder (stepneg fit writes RUN/last)")
     if not list(policy.glob("*.safetensors")):
-        raise InputError(f"{policy}: no *.safetensors; save the model with save_pretrained (pickled weights are refused)")
+        raise InputError(
+            f"{policy}: no *.safetensors; save the model with save_pretrained (pickled weights are refused)"
+        )

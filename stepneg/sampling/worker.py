@@ -42,6 +42,7 @@ class Server:
             self.build(policy, options)
             assert self.llm is not None
             dtype = self.llm.llm_engine.model_config.dtype
+            assert isinstance(dtype, torch.dtype)
             difference = self.difference(policy, dtype)
             if difference <= TOLERANCE[dtype]:
                 return difference
@@ -99,7 +100,7 @@ class Server:
         )
         self.llm.reset_prefix_cache()
         found = [
-            [places[token].logprob for places, token in zip(o.prompt_logprobs[1:], row[1:], strict=True)]
+            [places[token].logprob for places, token in zip(o.prompt_logprobs[1:], row[1:], strict=True)]  # type: ignore[index]
             for o, row in zip(outputs, probe.tolist(), strict=True)
         ]
         return float((torch.tensor(found) - expected).abs().mean())
@@ -127,7 +128,7 @@ class Server:
                     continue
                 completions = [
                     [list(c.token_ids), c.cumulative_logprob, c.finish_reason]
-                    for c in sorted(output.outputs, key=lambda c: c.index)
+                    for c in sorted(output.outputs, key=lambda c: c.index)  # type: ignore[arg-type]
                 ]
                 send(pipe, {"index": int(output.request_id), "completions": completions})
         send(pipe, {"done": True})

@@ -288,7 +288,9 @@ def test_sentences_are_steps_where_lines_are_few() -> None:
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(
-        st.sampled_from(["Then\n", "we find that x equals 3.\n", " Next. ", "$x\n=3$", "\\[", "\\]", "#### 7\n", "\n", "$"]),
+        st.sampled_from(
+            ["Then\n", "we find that x equals 3.\n", " Next. ", "$x\n=3$", "\\[", "\\]", "#### 7\n", "\n", "$"]
+        ),
         max_size=40,
     ).map("".join)
 )
@@ -311,7 +313,9 @@ def test_merging_long_pieces_stops_at_nine() -> None:
 
 @pytest.mark.parametrize("kind", ["byte-level", "unigram"])
 def test_the_math_rule_on_tokens(kind: str) -> None:
-    text = "Mia starts with 12 coins.\nSo\nMia finds 5: 12 + 5 = 17.\nMia sells 6: 17 - 6 = 11.\n\nok\nThe answer is 11."
+    text = (
+        "Mia starts with 12 coins.\nSo\nMia finds 5: 12 + 5 = 17.\nMia sells 6: 17 - 6 = 11.\n\nok\nThe answer is 11."
+    )
     ids = tokenizer_of(kind).encode(text).ids
     steps = steps_of(kind, ids, split_steps(ids, decode_of(kind), "math"))
     assert "".join(steps).strip() == decode_of(kind)(ids).strip()

@@ -1,0 +1,104 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from stepneg.credit.pairs import Pair
+from stepneg.data.pairs import as_example
+from stepneg.data.prepared import Built, read_built, write_built
+from stepneg.data.rows import (
+    Row,
+    SeededOrder,
+    check_lengths,
+    collate,
+    encode_prompt,
+    encode_response,
+    teacher_row,
+)
+from stepneg.errors import InputError
+from stepneg.problems import Problem
+
+
+def test_solution_rows_token_by_token():
+    batch = collate([(Row((5, 6, 7), (8, 9, 2)),), (Row((5,), (9, 2)),)], pad_id=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 2], [5, 9, 2, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0]]
+    # No loss on the prompt and on padding; EOS (2) is learned; labels stay aligned with the inputs.
+    assert batch["labels"].tolist() == [[-100, -100, -100, 8, 9, 2], [-100, 9, 2, -100, -100, -100]]
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+
+
+def test_pairs_are_neighbours_and_shared_steps_carry_no_loss():
+    pair = Pair("p", (5, 6), (7, 8, 9, 2), (7, 8, 3), shared=2)
+    rows = [
+        Row(r.prompt_ids, r.response_ids, r.shared, None, logp)
+        for r, logp in zip(as_example(pair), (-1.5, -2.5), strict=True)
+    ]
+    batch = collate([tuple(rows)], pad_id=0)
+    assert batch["labels"].tolist() == [[-100] * 4 + [9, 2], [-100] * 4 + [3, -100]]
+    assert batch["reference_logp"].tolist() == [-1.5, -2.5]
+
+
+def test_weights_are_aligned_with_the_response():
+    batch = collate([(Row((5, 6), (7, 8, 2), weights=(0.5, 0.5, 3.0)),)], pad_id=0)
+    assert batch["weights"].tolist() == [[0, 0, 0.5, 0.5, 3.0]]
+
+
+def test_prompt_and_response_are_encoded_apart(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    problem = Problem("p", "Mia has 12 coins.", "12", "Mia starts with 12.\n#### 12")
+    row = teacher_row(tokenizer, "{question}\n", problem)
+    assert row.prompt_ids == encode_prompt(tokenizer, "{question}\n", problem.question)
+    assert row.response_ids == encode_response(tokenizer, problem.solution)
+    assert row.response_ids[-1] == tokenizer.eos_token_id
+    assert row.response_ids.count(tokenizer.eos_token_id) == 1
+    text = tokenizer.decode(row.prompt_ids + row.response_ids[:-1])
+    assert text == "Mia has 12 coins.\nMia starts with 12.\n#### 12"
+
+
+def test_a_problem_without_solution_or_too_long_is_refused(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    with pytest.raises(InputError, match="problem p has no worked solution"):
+        teacher_row(tokenizer, "{question}", Problem("p", "q", "1"))
+    with pytest.raises(InputError, match=r"problem p: prompt of 3 and solution of 2 tokens exceed .* context of 4"):
+        check_lengths(["p"], [Row((1, 2, 3), (4, 5))], 4)
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    order = SeededOrder(20, seed=3)
+    first = list(order)
+    order.set_epoch(1)
+    second = list(order)
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+    order.set_epoch(0)
+    assert list(order) == first
+    assert list(SeededOrder(20, seed=4)) != first
+
+
+def test_built_data_survives_a_round_trip(tmp_path):
+    rows = (Row((1,), (2, 3), 1, (0.5, 1.0), -0.25), Row((1,), (4,), 0, None, None))
+    file = tmp_path / "data" / "x.jsonl"
+    write_built(Built([rows], {"problems": 1.0}), file)
+    back = read_built(file)
+    assert back.examples == [rows]
+    assert json.loads(file.with_suffix(".json").read_text()) == {"problems": 1.0}
+    assert not list(file.parent.glob("*.partial"))
+
+
+def test_labels_and_log_probs_meet(tiny):
+    """The policy's log-prob of a batch is that of each row alone, position by position."""
+    from stepneg.policy import batch_log_probs, load_model
+
+    model = load_model(tiny).eval()
+    rows = [Row((5, 6, 7), (8, 9, 2)), Row((5,), (9, 30, 31, 2)), Row((4, 4), (9, 2), shared=1)]
+    batch = collate([(row,) for row in rows], pad_id=0)
+    with torch.no_grad():
+        logp = batch_log_probs(model, batch)
+        for i, row in enumerate(rows):
+            ids = torch.tensor([row.prompt_ids + row.response_ids])
+            alone = model(ids).logits.log_softmax(-1)[0]
+            start = len(row.prompt_ids) + row.shared
+            expected = sum(float(alone[t - 1, ids[0, t]]) for t in range(start, ids.shape[1]))
+            assert float(logp[i].sum()) == pytest.approx(expected, abs=1e-4)

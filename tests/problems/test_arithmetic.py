@@ -1,0 +1,99 @@
+import random
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepneg.problems.arithmetic import (
+    MISREADINGS,
+    Arithmetic,
+    careless_reading,
+    careless_texts,
+    draw_story,
+    in_range,
+    misreading,
+    solve,
+    split_of,
+)
+
+LINE = re.compile(r"^(\w+) (\w+) (\d+): (\d+) ([+-]) (\d+) = (\d+)\.$")
+
+
+def test_splits_are_disjoint_and_stable():
+    sets = {
+        split: {p.question for p in Arithmetic(split=split, size=400).load()}
+        for split in ("train", "validation", "test")
+    }
+    assert not sets["train"] & sets["validation"]
+    assert not sets["train"] & sets["test"]
+    assert not sets["validation"] & sets["test"]
+    assert all(split_of(q) == split for split, questions in sets.items() for q in questions)
+
+
+def test_a_larger_set_begins_with_the_smaller_one():
+    assert Arithmetic(size=50).load() == Arithmetic(size=80).load()[:50]
+    assert Arithmetic(size=50).load() != Arithmetic(size=50, seed=1).load()
+
+
+@pytest.mark.parametrize("problem", Arithmetic(size=100, seed=5, max_distractors=3).load(), ids=lambda p: p.id)
+def test_solutions_are_right_line_by_line(problem):
+    first, *lines, last = problem.solution.splitlines()
+    told = re.findall(r"(\w+) (\w+) (\d+) (\w+)\.", problem.question)
+    name, _, start, item = told[0]
+    assert first == f"{name} starts with {start}."
+    quantity, steps = int(start), 0
+    for line in lines:
+        who, verb, amount, old, sign, change, new = LINE.match(line).groups()
+        assert (who, verb, amount, item) in told
+        assert who == name
+        assert amount == change
+        assert int(old) == quantity
+        quantity += int(change) if sign == "+" else -int(change)
+        assert int(new) == quantity
+        steps += 1
+    assert last == f"#### {quantity}" == f"#### {problem.answer}"
+    assert steps == problem.meta["events"]
+    assert len(told) - 1 == problem.meta["events"] + problem.meta["distractors"]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(0, 4))
+@settings(max_examples=200, deadline=None)
+def test_a_careless_author_never_breaks_arithmetic(seed, events, distractors):
+    rng = random.Random(seed)
+    story = draw_story(rng, events, distractors)
+    solution, quantities = solve(story, careless_reading(rng))
+    assert solution.endswith(f"#### {quantities[-1]}")
+    for line in solution.splitlines()[1:-1]:
+        numbers = [int(n) for n in re.findall(r"-?\d+", line.split(": ")[1].replace("- ", "-").replace("+ ", ""))]
+        assert numbers[0] + numbers[1] == numbers[2]
+
+
+def test_wrong_steps_sometimes_meet_the_right_answer():
+    rng = random.Random(0)
+    wrong = spurious = 0
+    for _ in range(3000):
+        story = draw_story(rng, 3, 1)
+        solution, quantities = solve(story, careless_reading(rng))
+        truth, right = solve(story)
+        wrong += solution != truth
+        spurious += solution != truth and quantities[-1] == right[-1]
+    assert 0.02 < spurious / wrong < 0.3
+
+
+def test_misreadings_are_half_rare_half_common_and_wrong():
+    rates = [m.rate for m in MISREADINGS.values()]
+    assert 0.35 < sum(r > 0.4 for r in rates) / len(rates) < 0.65
+    assert misreading("own", "finds") == MISREADINGS["own", "finds"]
+    rng = random.Random(1)
+    for _ in range(300):
+        for event in draw_story(rng, 3, 2).events:
+            assert MISREADINGS[event.role, event.verb].step != (event.effect or None)
+
+
+def test_pretraining_text_comes_from_the_train_split_only():
+    texts = careless_texts(0, 4, 2)
+    for _ in range(300):
+        question, solution = next(texts)
+        assert split_of(question) == "train"
+        assert in_range([int(n) for n in re.findall(r"\d+", solution)])

@@ -1,0 +1,122 @@
+"""The command line as a user meets it: every shipped configuration parses, every mistake is one clear line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stepneg.cli import main
+
+ROOT = Path(__file__).parents[1]
+FITS = sorted(
+    path.relative_to(ROOT)
+    for path in (ROOT / "configs").glob("*/*.yaml")
+    if path.parent.name in ("arithmetic", "gsm8k", "math") and "data" in yaml.safe_load(path.read_text())
+)
+MODELS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs" / "model").glob("*_7b.yaml"))
+SMALL = "--config=configs/arithmetic/sft.yaml"
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(argv))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    ours = [line for line in error if line.startswith("stepneg: error: ")]
+    assert len(ours) == 1
+    return ours[0]
+
+
+@pytest.mark.parametrize("config", FITS, ids=str)
+def test_shipped_configurations_print_themselves(config, capsys):
+    extra = ["--config=configs/arithmetic/pretrain.yaml"] if config.name == "pretrain_more.yaml" else []
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *extra, f"--config={config}", "--print_config"])
+    assert stop.value.code == 0
+    assert "objective" in yaml.safe_load(capsys.readouterr().out)["model"]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+@pytest.mark.parametrize("task", ["gsm8k", "math"])
+@pytest.mark.parametrize("method", ["sft", "rft", "dpo", "step_dpo", "advantage"])
+def test_full_size_configurations_print_themselves(task, method, model, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", f"--config=configs/{task}/{method}.yaml", f"--config={model}", "--print_config"])
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["gradient_checkpointing"] is True
+    assert printed["trainer"]["precision"] == "bf16-true"
+
+
+def test_help_lists_the_verbs(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in ("fit", "validate", "test", "predict", "init", "pipeline", "report"))
+
+
+def test_a_wrong_key_is_named(tmp_path, capsys):
+    config = tmp_path / "wrong.yaml"
+    config.write_text("model:\n  gradient_chekpointing: true\n")
+    assert "gradient_chekpointing" in fails(capsys, "fit", SMALL, f"--config={config}")
+
+
+def test_a_missing_configuration_is_named(capsys):
+    assert "nowhere.yaml" in fails(capsys, "fit", "--config=configs/arithmetic/nowhere.yaml")
+
+
+def test_a_missing_data_file_is_named(tmp_path, capsys):
+    argv = ["--data.problems=stepneg.problems.gsm8k.GSM8K", f"--data.problems.path={tmp_path}/none.jsonl"]
+    error = fails(capsys, "fit", SMALL, *argv, f"--trainer.default_root_dir={tmp_path}/run")
+    assert "none.jsonl" in error
+
+
+def test_an_empty_data_set_is_named(tmp_path, capsys):
+    (tmp_path / "empty.jsonl").write_text("")
+    argv = ["--data.problems=stepneg.problems.gsm8k.GSM8K", f"--data.problems.path={tmp_path}/empty.jsonl"]
+    assert "empty.jsonl" in fails(capsys, "fit", SMALL, *argv, f"--trainer.default_root_dir={tmp_path}/run")
+
+
+def test_a_malformed_row_is_named(tmp_path, capsys):
+    (tmp_path / "bad.jsonl").write_text('{"question": "q", "answer": "#### 1"}\n{"question": "q"}\n')
+    argv = ["--data.problems=stepneg.problems.gsm8k.GSM8K", f"--data.problems.path={tmp_path}/bad.jsonl"]
+    error = fails(capsys, "fit", SMALL, *argv, f"--trainer.default_root_dir={tmp_path}/run")
+    assert "bad.jsonl" in error
+    assert "2" in error
+    assert "'answer'" in error
+
+
+def test_a_policy_without_tokenizer_is_named(tmp_path, tiny, capsys):
+    folder = tmp_path / "policy"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((tiny / name).read_bytes())
+    error = fails(capsys, "fit", SMALL, f"--data.policy={folder}", f"--trainer.default_root_dir={tmp_path}/run")
+    assert "holds no tokenizer" in error
+
+
+def test_a_missing_policy_is_named(tmp_path, capsys):
+    error = fails(capsys, "fit", SMALL, f"--data.policy={tmp_path}/no", f"--trainer.default_root_dir={tmp_path}/run")
+    assert "no such policy folder" in error
+
+
+def test_a_problem_longer_than_the_context_is_named(tmp_path, tiny, capsys):
+    row = '{"question": "%s", "answer": "#### 1"}\n' % ("word " * 900)
+    (tmp_path / "long.jsonl").write_text(row)
+    argv = ["--data.problems=stepneg.problems.gsm8k.GSM8K", f"--data.problems.path={tmp_path}/long.jsonl"]
+    error = fails(capsys, "fit", SMALL, f"--data.policy={tiny}", *argv, f"--trainer.default_root_dir={tmp_path}/run")
+    assert "exceed the model's context of 256" in error
+
+
+def test_a_report_on_nothing_is_one_line(tmp_path, capsys):
+    assert "no run below it has been tested" in fails(capsys, "report", str(tmp_path))
+
+
+def test_the_console_script_ends_with_the_exit_code(tmp_path):
+    script = Path(sys.executable).with_name("stepneg")
+    done = subprocess.run([script, "report", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
