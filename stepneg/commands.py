@@ -34,7 +34,9 @@ class StepnegCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Checkpoints and exports are part of every run."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_top_k": 1})
+        parser.set_defaults(
+            {"checkpoint.save_last": True, "checkpoint.save_top_k": 0, "checkpoint.save_on_train_epoch_end": True}
+        )
         parser.add_lightning_class_args(Export, "export")
         parser.add_lightning_class_args(Throughput, "throughput")
 
@@ -47,6 +49,8 @@ class StepnegCLI(LightningCLI):
         root = self._get(self.config_init, "trainer.default_root_dir")
         if root is None:
             raise InputError("trainer.default_root_dir is not set; name the run's directory, for example runs/sft")
+        checkpoint = self._get(self.config_init, "checkpoint")
+        checkpoint.dirpath = checkpoint.dirpath or str(Path(root) / "checkpoints")
         if self._get(self.config_init, "trainer.logger") is None:
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
         return super().instantiate_trainer(default_root_dir=str(root), **kwargs)
