@@ -1,0 +1,157 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from datasets import load_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepneg.errors import InputError
+from stepneg.sampling.engine import Completion, Decoding
+from stepneg.sampling.sampler import request_seed, sample
+from stepneg.sampling.store import SampleStore, Writer, fingerprint_policy, prompt_key, rows_of
+from tests.sampling.fake import FakeEngine
+
+PROMPTS = [(5, 6, 7), (8,), (9, 10)]
+DECODING = Decoding(1.0, 1.0, 20)
+
+
+def draw(store: Path, policy: Path, n: int, engine: FakeEngine | None = None, prompts=PROMPTS, seed: int = 0):
+    return sample(engine or FakeEngine(), SampleStore(store), policy, prompts, n, DECODING, seed)
+
+
+def test_asking_for_more_draws_the_difference(tmp_path, tiny):
+    engine = FakeEngine()
+    draw(tmp_path, tiny, 40, engine)
+    assert engine.drawn == 3 * 40
+    more = draw(tmp_path, tiny, 64, engine)
+    assert engine.drawn == 3 * 64
+    assert more.drawn == 3 * 24
+    at_once = draw(tmp_path / "other", tiny, 64)
+    assert more.completions == at_once.completions
+
+
+def test_nothing_missing_starts_no_engine(tmp_path, tiny):
+    draw(tmp_path, tiny, 4)
+    engine = FakeEngine()
+    again = draw(tmp_path, tiny, 3, engine)
+    assert (engine.loads, engine.drawn, again.drawn) == (0, 0, 0)
+    assert all(len(found) == 3 for found in again.completions.values())
+
+
+def test_results_do_not_depend_on_order_or_company(tmp_path, tiny):
+    together = draw(tmp_path / "a", tiny, 5).completions
+    for prompt in reversed(PROMPTS):
+        assert draw(tmp_path / "b", tiny, 5, prompts=[prompt, prompt]).completions == {prompt: together[prompt]}
+    assert draw(tmp_path / "a", tiny, 5, seed=1).completions != together
+
+
+def test_what_was_drawn_before_a_crash_is_kept(tmp_path, tiny):
+    engine = FakeEngine(lives=2)
+    with pytest.raises(RuntimeError, match="out of lives"):
+        draw(tmp_path, tiny, 6, engine)
+    after = FakeEngine()
+    result = draw(tmp_path, tiny, 6, after)
+    assert after.drawn == 6  # one of three prompts was missing
+    assert result.completions == draw(tmp_path / "undisturbed", tiny, 6).completions
+
+
+def test_other_weights_or_decoding_are_other_samples(tmp_path, tiny):
+    store = SampleStore(tmp_path)
+    first = store.sampler(tiny, DECODING, 0).folder
+    assert store.sampler(tiny, Decoding(0.5, 1.0, 20), 0).folder != first
+    assert store.sampler(tiny, DECODING, 1).folder != first
+    assert json.loads((first / "meta.json").read_text())["policy"] == fingerprint_policy(tiny)
+
+
+def filled(tmp_path: Path) -> tuple[Path, str]:
+    key = prompt_key((1, 2))
+    with Writer(tmp_path) as writer:
+        writer.add(key, 0, [Completion((3, 4), -1.5, "stop"), Completion((5,), -0.5, "length")])
+        writer.add(key, 2, [Completion((6,), -2.0, "stop")])
+    return next(tmp_path.glob("*.jsonl")), key
+
+
+def test_a_shard_opens_in_pandas_and_datasets(tmp_path):
+    shard, key = filled(tmp_path)
+    frame = pd.read_json(shard, lines=True)
+    assert frame["prompt"].tolist() == [key] * 3
+    assert frame["token_ids"].tolist() == [[3, 4], [5], [6]]
+    rows = load_dataset("json", data_files=str(shard), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows["index"][:] == [0, 1, 2]
+
+
+@given(cut=st.integers(1, 400))
+@settings(max_examples=60, deadline=None)
+def test_a_torn_tail_is_never_trusted(tmp_path_factory, cut):
+    shard, _ = filled(tmp_path_factory.mktemp("torn"))
+    data = shard.read_bytes()
+    whole = list(rows_of(shard))
+    shard.write_bytes(data[: max(0, len(data) - cut)])
+    kept = list(rows_of(shard))
+    assert kept == whole[: len(kept)]
+    assert len(kept) == data[: max(0, len(data) - cut)].count(b"\n")
+
+
+@given(place=st.integers(0, 10**6), bit=st.integers(0, 7))
+@settings(max_examples=200, deadline=None)
+def test_a_flipped_bit_is_never_trusted(tmp_path_factory, place, bit):
+    shard, _ = filled(tmp_path_factory.mktemp("flip"))
+    whole = list(rows_of(shard))
+    data = bytearray(shard.read_bytes())
+    data[place % len(data)] ^= 1 << bit
+    shard.write_bytes(bytes(data))
+    assert all(row in whole for row in rows_of(shard))
+
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from stepneg.sampling.engine import Completion
+from stepneg.sampling.store import Writer, prompt_key
+with Writer(Path(sys.argv[1])) as writer:
+    for i in range(10**6):
+        writer.add(prompt_key((i,)), 0, [Completion((i, j), -1.0, "stop") for j in range(20)])
+        print(i, flush=True)
+"""
+
+
+def test_kill_9_loses_no_sample_that_was_added(tmp_path):
+    for wait in (0.0, 0.02, 0.05):
+        writer = subprocess.Popen([sys.executable, "-c", WRITE, tmp_path], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(wait)
+        os.kill(writer.pid, signal.SIGKILL)
+        said = [0, *map(int, writer.stdout.read().split())][-1]
+        writer.wait()
+        shard = max(tmp_path.glob("*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
+        found = {(row["prompt"], row["index"]) for row in rows_of(shard)}
+        assert found >= {(prompt_key((i,)), j) for i in range(said + 1) for j in range(20)}
+
+
+def test_two_writers_at_once_count_each_sample_once(tmp_path, tiny):
+    store = SampleStore(tmp_path)
+    sampler = store.sampler(tiny, DECODING, 0)
+    with Writer(sampler.folder) as one, Writer(sampler.folder) as two:
+        one.add("k", 0, [Completion((3,), -1.0, "stop")])
+        two.add("k", 0, [Completion((3,), -1.0, "stop"), Completion((4,), -1.0, "stop")])
+    assert {i: c.token_ids for i, c in sampler.read({"k"})["k"].items()} == {0: (3,), 1: (4,)}
+
+
+def test_a_prompt_without_room_is_refused(tmp_path, tiny):
+    with pytest.raises(InputError, match=r"a prompt of 256 tokens .* no room in the context of 256"):
+        draw(tmp_path, tiny, 1, prompts=[tuple([5] * 256)])
+
+
+def test_seeds_differ_between_prompts_and_stay_put():
+    seeds = [request_seed(0, prompt_key(prompt)) for prompt in PROMPTS]
+    assert len(set(seeds)) == 3
+    assert seeds == [request_seed(0, prompt_key(prompt)) for prompt in PROMPTS]
+    assert request_seed(1, prompt_key(PROMPTS[0])) != seeds[0]

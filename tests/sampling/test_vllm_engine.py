@@ -1,0 +1,138 @@
+"""The real vLLM, one process for the module: greedy and log-probs against transformers, seeds, weights, faults."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stepneg.errors import InputError
+from stepneg.problems.arithmetic import Arithmetic
+from stepneg.sampling.engine import Completion, Decoding, Request
+from stepneg.sampling.vllm_engine import VLLMEngine, check_policy, close, worker
+from tests.conftest import BASE
+
+ENGINE = VLLMEngine(kv_cache_gib=0.25, timeout=300)
+GREEDY = Decoding(0.0, 1.0, 60)
+SAMPLED = Decoding(1.0, 1.0, 60)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[tuple[int, ...]]:
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    return [tuple(tokenizer(p.question + "\n")["input_ids"]) for p in Arithmetic(split="validation", size=12).load()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed():
+    yield
+    close(ENGINE)
+
+
+def generate(requests: list[Request], decoding: Decoding, policy: Path = BASE) -> list[list[Completion]]:
+    ENGINE.load(policy)
+    found = dict(ENGINE.generate(requests, decoding))
+    return [found[i] for i in range(len(requests))]
+
+
+def log_probs(policy: Path, prompt: tuple[int, ...], response: tuple[int, ...]) -> float:
+    model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32).eval()
+    ids = torch.tensor([prompt + response])
+    with torch.no_grad():
+        logp = model(ids).logits[0, :-1].log_softmax(-1)
+    return float(logp.gather(-1, ids[0, 1:, None])[len(prompt) - 1 :].sum())
+
+
+def test_greedy_is_transformers_greedy_and_ends_in_eos(prompts):
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
+    ours = generate([Request(p, 1, 0) for p in prompts], GREEDY)
+    same = 0
+    for prompt, (completion,) in zip(prompts, ours, strict=True):
+        theirs = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=60)[0, len(prompt) :]
+        same += completion.token_ids == tuple(theirs.tolist())
+        if completion.finish_reason == "stop":
+            assert completion.token_ids[-1] == model.generation_config.eos_token_id
+    assert same == len(prompts)
+
+
+def test_log_probs_are_transformers(prompts):
+    for prompt, (completion,) in zip(prompts, generate([Request(p, 1, 7) for p in prompts], SAMPLED), strict=True):
+        assert completion.logprob == pytest.approx(log_probs(BASE, prompt, completion.token_ids), abs=2e-2)
+
+
+def test_samples_depend_on_seed_and_index_alone(prompts):
+    at_once = generate([Request(p, 8, 100 + i) for i, p in enumerate(prompts)], SAMPLED)
+    first = generate([Request(p, 3, 100 + i) for i, p in enumerate(prompts)], SAMPLED)
+    rest = generate([Request(p, 5, 100 + i, start=3) for i, p in reversed(list(enumerate(prompts)))], SAMPLED)[::-1]
+    ids = [[c.token_ids for c in found] for found in at_once]
+    assert ids == [[c.token_ids for c in a + b] for a, b in zip(first, rest, strict=True)]
+    assert any(len(set(found)) > 1 for found in ids)
+
+
+def test_new_weights_are_what_is_sampled(prompts, tiny, tmp_path):
+    """A policy of the same shape with other weights: log-probs follow it, and back again."""
+    other = tmp_path / "other"
+    shutil.copytree(BASE, other)
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    model.save_pretrained(other)
+    for policy, wrong in ((other, BASE), (BASE, other)):
+        for prompt, (c,) in zip(prompts, generate([Request(p, 1, 3) for p in prompts], SAMPLED, policy), strict=True):
+            assert c.logprob == pytest.approx(log_probs(policy, prompt, c.token_ids), abs=2e-2)
+            assert abs(c.logprob - log_probs(wrong, prompt, c.token_ids)) > 0.05
+
+
+def test_a_killed_engine_is_replaced_and_nothing_is_missing(prompts):
+    requests = [Request(p, 16, 50 + i) for i, p in enumerate(prompts)]
+    undisturbed = generate(requests, SAMPLED)
+    found = {}
+    for index, completions in ENGINE.generate(requests, SAMPLED):
+        if not found:
+            os.kill(worker(ENGINE).process.pid, signal.SIGKILL)
+        assert index not in found
+        found[index] = completions
+    assert [[c.token_ids for c in found[i]] for i in range(len(requests))] == [
+        [c.token_ids for c in completions] for completions in undisturbed
+    ]
+
+
+ORPHAN = """
+import sys, time
+from pathlib import Path
+from stepneg.sampling.vllm_engine import VLLMEngine, worker
+engine = VLLMEngine(kv_cache_gib=0.25)
+engine.load(Path(sys.argv[1]))
+print(worker(engine).process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_an_engine_does_not_outlive_its_parent():
+    parent = subprocess.Popen([sys.executable, "-c", ORPHAN, str(BASE)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    engine = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        status = Path(f"/proc/{engine}/status")
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail("the engine still runs")
+
+
+@pytest.mark.parametrize(("missing", "message"), [("config.json", "no config.json"), ("model.safetensors", "pickled")])
+def test_what_is_not_a_policy_is_refused(tmp_path, tiny, missing, message):
+    folder = tmp_path / "policy"
+    shutil.copytree(tiny, folder)
+    (folder / missing).unlink()
+    with pytest.raises(InputError, match=message):
+        check_policy(folder)
