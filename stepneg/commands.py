@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from stepneg.callbacks.export import Export
 from stepneg.callbacks.throughput import Throughput
@@ -25,7 +26,7 @@ class RunConfig(SaveConfigCallback):
         root = Path(trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
         text = self.parser.dump(self.config, skip_none=False)
-        (root / ("config.yaml" if stage == "fit" else f"config-{stage}.yaml")).write_text(text)
+        (root / ("config.yaml" if stage == "fit" else f"config-{TrainerFn(stage).value}.yaml")).write_text(text)
 
 
 class StepnegCLI(LightningCLI):

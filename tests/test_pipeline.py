@@ -24,6 +24,7 @@ SMALL = {
     "data.problems.init_args.size": 48,
     "data.validation.init_args.size": 8,
     "trainer.enable_progress_bar": False,
+    "trainer.log_every_n_steps": 1,
     "trainer.max_epochs": 2,
 }
 ROLLOUTS = {"data.policy": "{root}/sft/last", "data.rollouts.samples": 8, "data.rollouts.store": "STORE"}

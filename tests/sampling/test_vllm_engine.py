@@ -75,7 +75,7 @@ def test_samples_depend_on_seed_and_index_alone(prompts):
     assert any(len(set(found)) > 1 for found in ids)
 
 
-def test_new_weights_are_what_is_sampled(prompts, tiny, tmp_path):
+def test_new_weights_are_what_is_sampled(prompts, tmp_path):
     """A policy of the same shape with other weights: log-probs follow it, and back again."""
     other = tmp_path / "other"
     shutil.copytree(BASE, other)
@@ -85,9 +85,11 @@ def test_new_weights_are_what_is_sampled(prompts, tiny, tmp_path):
         parameter.data += 0.02 * torch.randn_like(parameter)
     model.save_pretrained(other)
     for policy, wrong in ((other, BASE), (BASE, other)):
+        apart = []
         for prompt, (c,) in zip(prompts, generate([Request(p, 1, 3) for p in prompts], SAMPLED, policy), strict=True):
             assert c.logprob == pytest.approx(log_probs(policy, prompt, c.token_ids), abs=2e-2)
-            assert abs(c.logprob - log_probs(wrong, prompt, c.token_ids)) > 0.05
+            apart.append(abs(c.logprob - log_probs(wrong, prompt, c.token_ids)))
+        assert sum(apart) / len(apart) > 0.2
 
 
 def test_a_killed_engine_is_replaced_and_nothing_is_missing(prompts):
