@@ -122,7 +122,7 @@ def test_positives_take_turns() -> None:
 def test_shared_prefix_continues_from_before_the_pit() -> None:
     negative = trace([1, 2], [8, 9], [4, EOS], passes=[4, 4, 0])
     better, not_finished, wrong, same_step = (5, 4, EOS), (5, 4), (6, 4, EOS), (8, 9, 3, EOS)
-    rollouts = {PROMPT + (1, 2): [(better, True), (not_finished, True), (wrong, False), (same_step, True)]}
+    rollouts = {(*PROMPT, 1, 2): [(better, True), (not_finished, True), (wrong, False), (same_step, True)]}
     (pair,), drops = shared_prefix_pairs({}, {"p": [negative]}, rollouts, k=5, eos_ids=EOS_IDS)
     assert (pair.chosen_ids, pair.rejected_ids, pair.shared) == ((1, 2, 5, 4, EOS), (1, 2, 8, 9), 2)
     assert not drops
@@ -142,7 +142,7 @@ def test_shared_prefix_needs_a_correct_continuation_with_another_step(rollouts: 
     negative = trace([1, 2], [8, 9], [4, EOS], passes=[4, 4, 0])
     elsewhere = trace([3], [4, EOS], correct=True)
     built = shared_prefix_pairs(
-        {"p": [elsewhere]}, {"p": [negative]}, {PROMPT + (1, 2): rollouts}, k=5, eos_ids=EOS_IDS
+        {"p": [elsewhere]}, {"p": [negative]}, {(*PROMPT, 1, 2): rollouts}, k=5, eos_ids=EOS_IDS
     )
     assert built == ([], {"no continuation": 1})
 

@@ -13,12 +13,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from stepneg.credit.steps import FORMULA, line_ends, math_ends, merge_steps, split_steps, token_texts
 
 SOLUTION = "Mia starts with 12 coins.\n\nTom finds 5: 12 + 5 = 17.\n\nZoe sells 6: 17 - 6 = 11.\n\n#### 11"
-NAMES = "Ann Ben Carl Dora Eva Finn Gus Hope Ivy Jon Kim Leo Mia Ned Olaf Pam Quinn Ray Sue Tom Una Vic Will Xia Zoe".split()
+NAMES = "Ann Ben Carl Dora Eva Finn Gus Hope Ivy Jon Kim Leo Mia Ned Olaf Pam Quinn Ray Sue Tom Una Vic Xia Zoe".split()
 CORPUS = [
     text
     for name in NAMES
     for text in (
-        f"{name} starts with 12 coins.\n\n{name[::-1]} finds 5: 12 + 5 = 17.\n\n{name} sells 6: 17 - 6 = 11.\n\n#### 11",
+        f"{name} starts with 12 coins.\n\n{name[::-1]} finds 5: 12 + 5 = 17.\n\n{name} eats 6: 17 - 6 = 11.\n\n#### 11",
         f"{name} pays 3 € for tea.\n  {name} pays 4 € more.\nThe answer is 7 €.\n#### 7",
         f"{name} has x² − 4 = 0 …\n\n\n \nso x = ±2.\n\n{name[::-1]} has 2.",
     )
@@ -271,7 +271,7 @@ def test_money_is_not_mathematics() -> None:
 def test_short_pieces_join_what_follows() -> None:
     text = "Then\nwe find that x is equal to 3.\nSo\nwe find that y is equal to 4.\nok\n"
     ends = math_ends(text)
-    assert [text[a:b] for a, b in pairwise([0, *ends])][0] == "Then\nwe find that x is equal to 3.\n"
+    assert next(text[a:b] for a, b in pairwise([0, *ends])) == "Then\nwe find that x is equal to 3.\n"
     assert len(ends) == 2
 
 

@@ -164,6 +164,6 @@ def test_estimates_reach_the_values_of_a_known_process(walk: Walk, k: int) -> No
 
 
 def test_the_pit_of_the_process_is_the_step_that_cannot_be_mended() -> None:
-    # Up, down, down is at 0 - 1 with one move to go; three times up can still come down; up, down is better than the start.
+    # Up, down, down is at 0 - 1 with one move to go; three times up can still come down.
     for walk, pit in [((1, -1, -1, 1), 3), ((-1, -1, 1, 1), 2), ((1, 1, 1, 1), 4), ((1, -1, 1, 1), None)]:
         assert first_pit([exact_pass(walk[:i]) for i in range(LENGTH + 1)]) == pit

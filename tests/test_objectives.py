@@ -1,0 +1,86 @@
+"""Losses against closed forms, and Theorem 6.1 on a bandit against the project's own DPO loss."""
+
+import math
+
+import pytest
+import torch
+
+from stepneg.objectives import DPO, CrossEntropy, WeightedLikelihood, dpo, token_log_probs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1, 2), (3, 7, 11)])
+def test_token_log_probs_are_the_log_softmax(shape, dtype):
+    torch.manual_seed(0)
+    logits = torch.randn(shape).to(dtype)
+    labels = torch.randint(0, shape[2], shape[:2])
+    labels[0, 0] = -100
+    found = token_log_probs(logits, labels)
+    expected = logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    expected[0, 0] = 0.0
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def batch(labels, **more):
+    return {"labels": torch.tensor(labels)} | {k: torch.tensor(v) for k, v in more.items()}
+
+
+def test_cross_entropy_is_the_mean_over_response_tokens():
+    logp = torch.tensor([[-1.0, -2.0, 0.0], [0.0, -6.0, 0.0]])
+    loss = CrossEntropy()(batch([[9, 1, 2, -100], [9, -100, 3, -100]]), logp)["loss"]
+    assert float(loss) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_dpo_by_hand(beta):
+    logp = torch.tensor([[-1.0, -0.5], [-2.0, 0.0]], requires_grad=True)
+    parts = DPO(beta)(batch([[9, 1, 2], [9, 3, -100]], reference_logp=[-2.0, -1.0]), logp)
+    margin = beta * ((-1.5 + 2.0) - (-2.0 + 1.0))
+    assert float(parts["loss"]) == pytest.approx(math.log(1 + math.exp(-margin)), abs=1e-6)
+    assert float(parts["reward_margin"]) == pytest.approx(margin)
+    parts["loss"].backward()
+    slope = -beta / (1 + math.exp(margin))
+    assert logp.grad.tolist()[0] == pytest.approx([slope, slope])  # the chosen is pushed up
+    assert logp.grad.tolist()[1] == pytest.approx([-slope, -slope])
+
+
+def test_weights_of_one_are_cross_entropy_and_weights_scale():
+    labels, logp = [[9, 1, 2, -100]], torch.tensor([[-1.0, -3.0, 0.0]])
+    plain = CrossEntropy()(batch(labels), logp)["loss"]
+    ones = WeightedLikelihood()(batch(labels, weights=[[0.0, 1.0, 1.0, 0.0]]), logp)["loss"]
+    twice = WeightedLikelihood()(batch(labels, weights=[[0.0, 2.0, 2.0, 0.0]]), logp)["loss"]
+    assert float(ones) == pytest.approx(float(plain))
+    assert float(twice) == pytest.approx(2 * float(plain))
+
+
+def bandit(negative_first: bool, beta: float = 0.7) -> float:
+    """Total variation between the minimiser of the expected DPO loss and pi_sft exp(A/beta)/Z (Theorem 6.1)."""
+    torch.manual_seed(1)
+    advantage, start = torch.randn(6, dtype=torch.float64), torch.randn(6, dtype=torch.float64).log_softmax(-1)
+    prefer = torch.sigmoid((advantage[:, None] - advantage[None, :]) / beta)  # row better than column
+    law = start.exp()[:, None] * start.exp()[None, :] * 2 * prefer  # a, b i.i.d. from pi_sft, labelled by sigma
+    if negative_first:
+        law = start.exp()[None, :] * prefer / prefer.sum(0, keepdim=True)
+    theta = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([theta], max_iter=500, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logp = theta.log_softmax(-1)
+        better, worse = torch.meshgrid(torch.arange(6), torch.arange(6), indexing="ij")
+        losses, _, _ = dpo(logp[better], logp[worse], start[better], start[worse], beta=1.0)
+        total = (law * losses).sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    target = (start + advantage / beta).softmax(-1)
+    return float((theta.softmax(-1) - target).abs().sum() / 2)
+
+
+def test_theorem_6_1_holds_for_pairs_drawn_from_the_policy():
+    assert bandit(negative_first=False) < 1e-5
+
+
+def test_theorem_6_1_needs_its_sampling():
+    assert bandit(negative_first=True) > 0.05
