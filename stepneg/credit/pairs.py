@@ -233,7 +233,8 @@ def build(
     ``propose`` gives one outcome for each wrong solution; it is not asked further once a problem has its pairs.
 
     Raises:
-        ValueError: a wrong solution among the positives (or the reverse), or two prompts for one problem.
+        ValueError: a wrong solution among the positives (or the reverse), a response that is both, or two prompts for
+            one problem.
     """
     pairs: list[Pair] = []
     drops: Counter[str] = Counter()
@@ -243,6 +244,8 @@ def build(
             raise ValueError(f"{problem_id}: positives must be correct and negatives wrong")
         if len({trace.prompt_ids for trace in (*given, *traces)}) > 1:
             raise ValueError(f"{problem_id}: its traces answer different prompts")
+        if {trace.response_ids for trace in given} & {trace.response_ids for trace in traces}:
+            raise ValueError(f"{problem_id}: the same response is graded both correct and wrong")
         finished = [trace for trace in traces if ended(trace.response_ids, eos_ids)]
         right = distinct([trace for trace in given if ended(trace.response_ids, eos_ids)])
         wrong = distinct(finished)

@@ -303,6 +303,10 @@ BUILDERS: dict[str, Builder] = {
     shuffle=st.integers(0, 100),
 )
 def test_any_traces(kind: str, positives: list[Trace], negatives: list[Trace], shuffle: int) -> None:
+    if {(t.problem_id, t.response_ids) for t in positives} & {(t.problem_id, t.response_ids) for t in negatives}:
+        with pytest.raises(ValueError, match="both correct and wrong"):
+            BUILDERS[kind](by_problem(positives), by_problem(negatives))
+        return
     pairs, drops = BUILDERS[kind](by_problem(positives), by_problem(negatives))
     assert len(pairs) + sum(drops.values()) == len(negatives)
     assert all(drops.values())
