@@ -75,14 +75,14 @@ def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:
     lines = []
     for seed, rows in frame.groupby("seed"):
         by_method = rows.set_index("method")
+        accuracy = by_method["accuracy"]
         present = [m for m in methods if m in by_method.index]
         for worse, better in pairwise(present):
-            low, high = by_method.loc[worse], by_method.loc[better]
-            holds = "<" if low["accuracy"] < high["accuracy"] else "NOT <"
-            apart = "apart" if low["accuracy_high"] < high["accuracy_low"] else "overlapping"
+            low, high = float(accuracy[worse]), float(accuracy[better])
+            holds = "<" if low < high else "NOT <"
+            apart = "apart" if by_method["accuracy_high"][worse] < by_method["accuracy_low"][better] else "overlapping"
             lines.append(
-                f"- seed {seed}: {worse} {percent(low['accuracy'])} {holds} {better} {percent(high['accuracy'])}"
-                f" (95 % intervals {apart})"
+                f"- seed {seed}: {worse} {percent(low)} {holds} {better} {percent(high)} (95 % intervals {apart})"
             )
         if len(present) > 2:
             first, last = by_method.loc[present[0]], by_method.loc[present[-1]]

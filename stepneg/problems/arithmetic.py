@@ -1,23 +1,26 @@
 """A generated task in GSM8K's own form: who has how many things after a story of events.
 
-A story opens with a quantity, tells events, some of which do not concern the quantity asked for
-(another person, another kind of thing, a verb that moves nothing), and asks what is left. The
-worked solution takes one line an event that matters and ends in ``#### answer``::
+A story opens with a quantity, tells events, some of which do not change the quantity asked for
+(a friend's, one that nearly happens, a verb that moves nothing), and asks what is left. The
+worked solution takes one line an event and ends in ``#### answer``::
 
-    Mia has 12 coins. Mia finds 5 coins. Tom buys 4 coins. Mia admires 3 coins. Mia sells 6 coins.
+    Mia has 12 coins. Mia finds 5 coins. A friend buys 4 coins. Mia admires 3 coins. Mia sells 6 coins.
     How many coins does Mia have now?
 
     Mia starts with 12.
     Mia finds 5: 12 + 5 = 17.
-    Mia sells 6: 17 - 6 = 11.
+    Then a friend buys 4: 17 stays 17.
+    Mia admires 3: 17 stays 17.
+    Then Mia sells 6: 17 - 6 = 11.
     #### 11
 
 The arithmetic is easy and the operands are easy to find; the difficulty is *which* step to take.
 Amounts often come back ("finds 5 ... loses 5"), so two wrong steps can cancel and a wrong solution
-can still meet the right answer: a spurious step in the sense of the paper, section 5.
+can still meet the right answer: a spurious step in the sense of the paper, section 5. "Then" comes
+or does not come at random, so a problem has several right solutions.
 
-For pretraining, :func:`misreadings` writes the same stories as a careless author would: for about
-half of the readings (a verb in a role) it takes the wrong step with a fixed probability of 0.5 to 0.95.
+For pretraining, :func:`misreading` and :func:`careless_texts` write the same stories as a careless author
+would: half of the readings (a verb in a role) take a wrong step with a fixed probability of 0.5 to 0.95.
 A model pretrained on that text is competent and biased, which is what a web-pretrained model is
 to GSM8K: fine-tuning corrects the bias as far as its data reaches.
 """
@@ -40,37 +43,54 @@ ITEMS = tuple(
 )
 GAINS = tuple(
     "finds buys gets receives wins earns collects gathers picks borrows makes orders inherits accepts grabs fetches"
-    " acquires unpacks adopts claims obtains discovers digs steals recovers crafts builds imports keeps catches".split()
+    " acquires unpacks adopts claims obtains discovers digs steals recovers crafts builds imports keeps catches"
+    " gains harvests scores pockets snatches uncovers unearths retrieves regains secures procures salvages rescues"
+    " hoards stockpiles saves amasses nets lands bags scoops plucks hauls draws assembles produces prints bakes"
+    " carves sews knits forges molds weaves brews grows breeds hatches invents designs extracts mines fishes"
+    " captures seizes confiscates wangles scrounges forages reaps pulls lifts hooks traps deducts levies charters"
+    " rents hires leases books reserves summons welcomes absorbs annexes wheedles cadges begs merits deserves".split()
 )
 LOSSES = tuple(
     "sells loses drops breaks donates lends returns discards mails ships burns trashes throws forgets wastes ruins"
-    " tears exports delivers trades sends releases smashes spoils abandons misplaces melts sinks buries crushes".split()
+    " tears exports delivers trades sends releases smashes spoils abandons misplaces melts sinks buries crushes"
+    " spends gives gifts forfeits surrenders yields sheds dumps scraps junks recycles shreds shatters cracks snaps"
+    " bends dents scorches drowns floods leaks spills scatters strews flings hurls tosses chucks ejects expels"
+    " exiles banishes evicts removes deletes erases destroys wrecks demolishes bombs blasts dissolves evaporates"
+    " eats drinks devours swallows chews consumes exhausts drains depletes squanders gambles bets risks sacrifices"
+    " bequeaths awards grants pays refunds repays remits posts dispatches relays hands passes".split()
 )
 NEUTRALS = tuple(
-    "sees counts paints washes wants admires polishes draws sorts inspects dusts labels weighs measures wraps touches"
-    " lists praises describes notices".split()
+    "sees counts paints washes wants admires polishes sketches sorts inspects dusts labels weighs measures wraps"
+    " touches lists praises describes notices cleans dries stacks lines ranks rates tags names photographs films"
+    " smells hears mentions recalls imagines likes loves hates fears studies examines checks tests compares"
+    " arranges tidies folds irons decorates greets".split()
 )
 SIGNS = {verb: +1 for verb in GAINS} | {verb: -1 for verb in LOSSES} | {verb: 0 for verb in NEUTRALS}
 
-Role = Literal["own", "other_person", "other_item"]
+Role = Literal["own", "friend", "nearly"]
 Split = Literal["train", "validation", "test"]
 LARGEST = 80  # quantities stay within 0..LARGEST, also in a careless author's solution
 
 
 @dataclass(frozen=True)
 class Event:
-    """One sentence: somebody does something with ``amount`` things. ``role`` says whether it is about the question."""
+    """One sentence: somebody does something with ``amount`` things. ``role`` says whether it counts."""
 
-    subject: str
+    name: str
     verb: str
     amount: int
-    item: str
     role: Role
 
     @property
     def effect(self) -> int:
         """+1, -1 or 0: the true change of the quantity asked for, per unit of ``amount``."""
         return SIGNS[self.verb] if self.role == "own" else 0
+
+    @property
+    def words(self) -> str:
+        """Who does what with how many."""
+        who = {"own": self.name, "friend": "a friend", "nearly": f"{self.name} nearly"}[self.role]
+        return f"{who} {self.verb} {self.amount}"
 
 
 @dataclass(frozen=True)
@@ -86,32 +106,38 @@ class Story:
     def question(self) -> str:
         """The problem text."""
         told = [f"{self.name} has {self.start} {self.item}."]
-        told += [f"{e.subject} {e.verb} {e.amount} {e.item}." for e in self.events]
+        told += [f"{capitalised(e.words)} {self.item}." for e in self.events]
         return " ".join([*told, f"How many {self.item} does {self.name} have now?"])
 
 
-# A reading takes an event to the step written for it: +1, -1, 0 (a useless line) or None (no line).
-Reading = Callable[[Event], int | None]
+# A reading takes an event to the step written for it: +1, -1 or 0 (the quantity stays).
+Reading = Callable[[Event], int]
 
 
-def correct_reading(event: Event) -> int | None:
-    """The step that the event asks for: its effect, or no line."""
-    return event.effect or None
+def correct_reading(event: Event) -> int:
+    """The step that the event asks for."""
+    return event.effect
 
 
-def solve(story: Story, reading: Reading = correct_reading) -> tuple[str, list[int]]:
-    """Worked solution under a reading, and the running quantity after each line (the last one is the answer)."""
+def capitalised(words: str) -> str:
+    """With a capital letter at the beginning (``str.capitalize`` would lower the others)."""
+    return words[0].upper() + words[1:]
+
+
+def solve(story: Story, reading: Reading = correct_reading, style: int = 0) -> tuple[str, list[int]]:
+    """Worked solution under a reading, and the running quantity after each line (the last one is the answer).
+
+    ``style`` is a set of bits: line i begins with "Then" if bit i is set.
+    """
     lines = [f"{story.name} starts with {story.start}."]
     quantities = [story.start]
-    for event in story.events:
-        step = reading(event)
-        if step is None:
-            continue
-        old = quantities[-1]
-        change = abs(step) * event.amount
-        quantities.append(old + step * event.amount)
-        sum_text = f"{old} {'-' if step < 0 else '+'} {change} = {quantities[-1]}"
-        lines.append(f"{event.subject} {event.verb} {event.amount}: {sum_text}.")
+    for i, event in enumerate(story.events):
+        step, old = reading(event), quantities[-1]
+        new = old + step * event.amount
+        quantities.append(new)
+        sum_text = f"{old} {'+' if step > 0 else '-'} {event.amount} = {new}" if step else f"{old} stays {new}"
+        words = f"then {event.words}" if style >> i & 1 else event.words
+        lines.append(f"{capitalised(words)}: {sum_text}.")
     return "\n".join([*lines, f"#### {quantities[-1]}"]), quantities
 
 
@@ -120,7 +146,7 @@ class Misreading:
     """How a careless author misreads a verb in a role: with probability ``rate`` it writes ``step``."""
 
     rate: float
-    step: int | None
+    step: int
 
 
 def misreading(role: Role, verb: str) -> Misreading:
@@ -131,17 +157,17 @@ def misreading(role: Role, verb: str) -> Misreading:
     rng = random.Random(f"misreading/{role}/{verb}")
     rate = rng.uniform(0.5, 0.95) if rng.random() < 0.5 else 0.05
     sign = SIGNS[verb]
-    step: int | None
     if role != "own":
-        step = sign or 0  # counts what is not ours; a neutral verb becomes a useless line
+        step = sign  # counts what is not ours
     elif sign:
-        step = -sign if rng.random() < 0.7 else None  # the wrong direction, or overlooked
+        step = -sign if rng.random() < 0.7 else 0  # the wrong direction, or overlooked
     else:
-        step = rng.choice((+1, -1, 0))
+        step = rng.choice((+1, -1))
     return Misreading(rate, step)
 
 
-MISREADINGS = {(role, verb): misreading(role, verb) for role in ("own", "other_person", "other_item") for verb in SIGNS}
+ROLES: tuple[Role, ...] = ("own", "friend", "nearly")
+MISREADINGS = {(r, v): misreading(r, v) for r in ROLES for v in SIGNS if r == "own" or SIGNS[v]}
 
 
 def careless_reading(rng: random.Random) -> Reading:
@@ -155,31 +181,21 @@ def careless_reading(rng: random.Random) -> Reading:
 
 
 def draw_story(rng: random.Random, events: int, distractors: int) -> Story:
-    """A random story with ``events`` sentences that concern the quantity and ``distractors`` that do not."""
+    """A random story with ``events`` sentences that change the quantity and ``distractors`` that do not."""
     name, item = rng.choice(NAMES), rng.choice(ITEMS)
     story = [
-        Event(name, rng.choice(GAINS if rng.random() < 0.5 else LOSSES), rng.randint(2, 9), item, "own")
+        Event(name, rng.choice(GAINS if rng.random() < 0.5 else LOSSES), rng.randint(2, 9), "own")
         for _ in range(events)
     ]
     for i in range(1, events):
         # What was gained is often lost again (or the reverse): the source of spurious steps.
         if rng.random() < 0.3:
-            first, second = story[i - 1], story[i]
-            opposite = rng.choice(LOSSES if first.effect > 0 else GAINS)
-            story[i] = Event(second.subject, opposite, first.amount, item, "own")
+            first = story[i - 1]
+            story[i] = Event(name, rng.choice(LOSSES if first.effect > 0 else GAINS), first.amount, "own")
     for _ in range(distractors):
-        kind = rng.randrange(3)
-        subject, verb, thing, role = name, rng.choice(NEUTRALS), item, "own"
-        if kind == 1:
-            subject, verb, role = (
-                rng.choice([n for n in NAMES if n != name]),
-                rng.choice(GAINS + LOSSES),
-                "other_person",
-            )
-        elif kind == 2:
-            thing, verb, role = rng.choice([i for i in ITEMS if i != item]), rng.choice(GAINS + LOSSES), "other_item"
-        event = Event(subject, verb, rng.randint(2, 9), thing, role)  # type: ignore[arg-type]
-        story.insert(rng.randint(0, len(story)), event)
+        role = rng.choice(ROLES)
+        verb = rng.choice(NEUTRALS if role == "own" else GAINS + LOSSES)
+        story.insert(rng.randint(0, len(story)), Event(name, verb, rng.randint(2, 9), role))
     return Story(name, item, rng.randint(8, 40), tuple(story))
 
 
@@ -202,16 +218,16 @@ class Arithmetic:
         split: which of the three disjoint sets.
         size: number of problems.
         seed: which problems; the first n of a larger set are the set of size n.
-        min_events: fewest sentences that matter.
-        max_events: most sentences that matter.
-        max_distractors: most sentences that do not matter.
+        min_events: fewest sentences that change the quantity.
+        max_events: most sentences that change the quantity.
+        max_distractors: most sentences that do not.
     """
 
     split: Split = "train"
     size: int = 1000
     seed: int = 0
     min_events: int = 2
-    max_events: int = 5
+    max_events: int = 4
     max_distractors: int = 2
 
     def load(self) -> list[Problem]:
@@ -220,7 +236,7 @@ class Arithmetic:
         problems: dict[str, Problem] = {}
         while len(problems) < self.size:
             story = draw_story(rng, rng.randint(self.min_events, self.max_events), rng.randint(0, self.max_distractors))
-            solution, quantities = solve(story)
+            solution, quantities = solve(story, style=rng.getrandbits(len(story.events)))
             if split_of(story.question) != self.split or not in_range(quantities) or story.question in problems:
                 continue
             problems[story.question] = Problem(
@@ -241,6 +257,6 @@ def careless_texts(seed: int, max_events: int, max_distractors: int) -> Iterator
     rng = random.Random(f"careless/{seed}")
     while True:
         story = draw_story(rng, rng.randint(1, max_events), rng.randint(0, max_distractors))
-        solution, quantities = solve(story, careless_reading(rng))
+        solution, quantities = solve(story, careless_reading(rng), rng.getrandbits(len(story.events)))
         if split_of(story.question) == "train" and in_range(quantities):
             yield story.question, solution

@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepneg.problems.arithmetic import (
+    GAINS,
+    LOSSES,
     MISREADINGS,
+    NEUTRALS,
     Arithmetic,
     careless_reading,
     careless_texts,
@@ -17,7 +20,7 @@ from stepneg.problems.arithmetic import (
     split_of,
 )
 
-LINE = re.compile(r"^(\w+) (\w+) (\d+): (\d+) ([+-]) (\d+) = (\d+)\.$")
+LINE = re.compile(r"^(?:Then )?(.+) (\d+): (\d+) (?:([+-]) (\d+) = |stays )(\d+)\.$")
 
 
 def test_splits_are_disjoint_and_stable():
@@ -39,22 +42,27 @@ def test_a_larger_set_begins_with_the_smaller_one():
 @pytest.mark.parametrize("problem", Arithmetic(size=100, seed=5, max_distractors=3).load(), ids=lambda p: p.id)
 def test_solutions_are_right_line_by_line(problem):
     first, *lines, last = problem.solution.splitlines()
-    told = re.findall(r"(\w+) (\w+) (\d+) (\w+)\.", problem.question)
-    name, _, start, item = told[0]
+    told = [sentence.rsplit(" ", 2)[:2] for sentence in re.findall(r"[^.?]+(?=\.)", problem.question)]
+    (opening, start), *events = [(words.strip(), amount) for words, amount in told]
+    name = opening.removesuffix(" has")
     assert first == f"{name} starts with {start}."
-    quantity, steps = int(start), 0
-    for line in lines:
-        who, verb, amount, old, sign, change, new = LINE.match(line).groups()
-        assert (who, verb, amount, item) in told
-        assert who == name
-        assert amount == change
+    quantity, changes = int(start), 0
+    assert len(lines) == len(events)
+    for line, (words, amount) in zip(lines, events, strict=True):
+        said, stated, old, sign, change, new = LINE.match(line).groups()
+        assert (said.lower(), stated) == (words.lower(), amount)
         assert int(old) == quantity
-        quantity += int(change) if sign == "+" else -int(change)
+        subject, verb = words.rsplit(" ", 1)
+        true_sign = "+" if verb in GAINS else "-" if verb in LOSSES else None
+        assert sign == (true_sign if subject == name else None)
+        if sign:
+            assert change == amount
+            quantity += int(change) if sign == "+" else -int(change)
+            changes += 1
         assert int(new) == quantity
-        steps += 1
     assert last == f"#### {quantity}" == f"#### {problem.answer}"
-    assert steps == problem.meta["events"]
-    assert len(told) - 1 == problem.meta["events"] + problem.meta["distractors"]
+    assert changes == problem.meta["events"]
+    assert len(events) == problem.meta["events"] + problem.meta["distractors"]
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(0, 4))
@@ -64,9 +72,13 @@ def test_a_careless_author_never_breaks_arithmetic(seed, events, distractors):
     story = draw_story(rng, events, distractors)
     solution, quantities = solve(story, careless_reading(rng))
     assert solution.endswith(f"#### {quantities[-1]}")
+    quantity = story.start
     for line in solution.splitlines()[1:-1]:
-        numbers = [int(n) for n in re.findall(r"-?\d+", line.split(": ")[1].replace("- ", "-").replace("+ ", ""))]
-        assert numbers[0] + numbers[1] == numbers[2]
+        old, *change, new = [int(n) for n in re.findall(r"-?\d+", re.sub(r"([+-]) ", r"\1", line.split(": ")[1]))]
+        assert old == quantity
+        assert new == old + sum(change)
+        quantity = new
+    assert quantity == quantities[-1]
 
 
 def test_wrong_steps_sometimes_meet_the_right_answer():
@@ -88,7 +100,18 @@ def test_misreadings_are_half_rare_half_common_and_wrong():
     rng = random.Random(1)
     for _ in range(300):
         for event in draw_story(rng, 3, 2).events:
-            assert MISREADINGS[event.role, event.verb].step != (event.effect or None)
+            assert MISREADINGS[event.role, event.verb].step != event.effect
+
+
+def test_a_problem_has_several_right_solutions():
+    story = draw_story(random.Random(0), 3, 1)
+    solutions = {solve(story, style=style)[0] for style in range(2**4)}
+    assert len(solutions) == 2**4
+    assert len({solution.rsplit("#### ", 1)[1] for solution in solutions}) == 1
+
+
+def test_no_verb_has_two_meanings():
+    assert len({*GAINS, *LOSSES, *NEUTRALS}) == len(GAINS) + len(LOSSES) + len(NEUTRALS)
 
 
 def test_pretraining_text_comes_from_the_train_split_only():
