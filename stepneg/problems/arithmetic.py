@@ -2,19 +2,21 @@
 
 A story opens with a quantity, tells events, some of which do not change the quantity asked for
 (a friend's, one that nearly happens, a verb that moves nothing), and asks what is left. The
-worked solution takes one line an event and ends in ``#### answer``::
+worked solution says for each event what to do, does it, and ends in ``#### answer``::
 
     Mia has 12 coins. Mia finds 5 coins. A friend buys 4 coins. Mia admires 3 coins. Mia sells 6 coins.
     How many coins does Mia have now?
 
-    Mia starts with 12.
-    Mia finds 5: 12 + 5 = 17.
-    Then a friend buys 4: 17 stays 17.
-    Mia admires 3: 17 stays 17.
-    Then Mia sells 6: 17 - 6 = 11.
+    Mia finds 5: add.
+    12 + 5 = 17
+    Then a friend buys 4: skip.
+    Mia admires 3: skip.
+    Then Mia sells 6: take.
+    17 - 6 = 11
     #### 11
 
-The arithmetic is easy and the operands are easy to find; the difficulty is *which* step to take.
+The arithmetic is easy and the operands are easy to find; the difficulty is *which* step to take. That
+choice has a line of its own: what follows from a wrong one is not wrong in itself, and should not be unlearned.
 Amounts often come back ("finds 5 ... loses 5"), so two wrong steps can cancel and a wrong solution
 can still meet the right answer: a spurious step in the sense of the paper, section 5. "Then" comes
 or does not come at random, so a problem has several right solutions.
@@ -110,8 +112,9 @@ class Story:
         return " ".join([*told, f"How many {self.item} does {self.name} have now?"])
 
 
-# A reading takes an event to the step written for it: +1, -1 or 0 (the quantity stays).
+# A reading takes an event to the step chosen for it.
 Reading = Callable[[Event], int]
+CHOICES = {+1: "add", -1: "take", 0: "skip"}
 
 
 def correct_reading(event: Event) -> int:
@@ -125,19 +128,19 @@ def capitalised(words: str) -> str:
 
 
 def solve(story: Story, reading: Reading = correct_reading, style: int = 0) -> tuple[str, list[int]]:
-    """Worked solution under a reading, and the running quantity after each line (the last one is the answer).
+    """Worked solution under a reading, and the quantity after each event, the opening one first.
 
-    ``style`` is a set of bits: line i begins with "Then" if bit i is set.
+    ``style`` is a set of bits: what is said of event i begins with "Then" if bit i is set.
     """
-    lines = [f"{story.name} starts with {story.start}."]
+    lines = []
     quantities = [story.start]
     for i, event in enumerate(story.events):
         step, old = reading(event), quantities[-1]
-        new = old + step * event.amount
-        quantities.append(new)
-        sum_text = f"{old} {'+' if step > 0 else '-'} {event.amount} = {new}" if step else f"{old} stays {new}"
+        quantities.append(old + step * event.amount)
         words = f"then {event.words}" if style >> i & 1 else event.words
-        lines.append(f"{capitalised(words)}: {sum_text}.")
+        lines.append(f"{capitalised(words)}: {CHOICES[step]}.")
+        if step:
+            lines.append(f"{old} {'+' if step > 0 else '-'} {event.amount} = {quantities[-1]}")
     return "\n".join([*lines, f"#### {quantities[-1]}"]), quantities
 
 
