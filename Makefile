@@ -28,7 +28,7 @@ demo: setup
 seeds: setup
 	$(BIN)/stepneg pipeline --config configs/arithmetic/pipeline.yaml --root runs/arithmetic-seeds --seeds [0,1,2]
 
-# The base model of assets/arithmetic-base, from scratch: about 20 minutes on 2 cores.
+# The base model from scratch, as assets/arithmetic-base holds it, to runs/arithmetic-base/last: about 20 minutes on 2 cores.
 base: setup
 	$(BIN)/stepneg init --config configs/arithmetic/init.yaml
 	$(BIN)/stepneg fit --config configs/arithmetic/pretrain.yaml

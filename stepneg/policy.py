@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -11,15 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
 
 from stepneg.errors import InputError
-from stepneg.objectives import token_log_probs
-
-
-class Objective(Protocol):
-    """What a policy is trained on: see :mod:`stepneg.objectives`."""
-
-    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor) -> dict[str, Tensor]:
-        """``logp`` [B, T-1] of ``batch["labels"][:, 1:]`` to ``loss`` and whatever else is logged."""
-        ...
+from stepneg.objectives import Objective, token_log_probs
 
 
 def load_model(folder: Path) -> PreTrainedModel:

@@ -176,7 +176,7 @@ MISREADINGS = {(r, v): misreading(r, v) for r in ROLES for v in SIGNS if r == "o
 def careless_reading(rng: random.Random) -> Reading:
     """A reading that misreads each event independently with its fixed rate."""
 
-    def read(event: Event) -> int | None:
+    def read(event: Event) -> int:
         wrong = MISREADINGS[event.role, event.verb]
         return wrong.step if rng.random() < wrong.rate else correct_reading(event)
 
