@@ -26,6 +26,7 @@ SMALL = {
     "trainer.enable_progress_bar": False,
     "trainer.log_every_n_steps": 1,
     "trainer.max_epochs": 2,
+    "trainer.check_val_every_n_epoch": 2,
 }
 ROLLOUTS = {"data.policy": "{root}/sft/last", "data.rollouts.samples": 8, "data.rollouts.store": "STORE"}
 VALUES = {"data.rollouts.negatives": 2, "data.rollouts.rollouts": 4}

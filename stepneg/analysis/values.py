@@ -30,7 +30,7 @@ def plot_values(texts: Sequence[str], values: Sequence[float], pit: int | None, 
     colours = ["#D55E00" if i == pit else "#0072B2" for i in rows]
     axes.scatter(values, rows, c=colours, s=60, zorder=2)
     if pit is not None:
-        axes.annotate("first pit", (values[pit], pit), xytext=(12, -4), textcoords="offset points", color="#D55E00")
+        axes.annotate("first pit", (values[pit], pit), xytext=(10, -14), textcoords="offset points", color="#D55E00")
     axes.set(xlim=(-0.05, 1.05), ylim=(len(labels) - 0.5, -0.5), xlabel="step value Q (share of right continuations)")
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_title(title, fontsize=9)
