@@ -1,6 +1,7 @@
 """Pictures and texts of step values: a wrong solution with its pit marked."""
 
 from collections.abc import Sequence
+from textwrap import shorten
 
 from matplotlib.figure import Figure
 
@@ -24,7 +25,7 @@ def plot_values(texts: Sequence[str], values: Sequence[float], pit: int | None, 
     """Q_i over the steps, the pit marked; steps beyond the valued ones are listed without a value."""
     figure = Figure(figsize=(8, 1.2 + 0.42 * (len(texts) + 1)), layout="constrained")
     axes = figure.subplots()
-    labels = ["the problem", *(text.strip() for text in texts)]
+    labels = ["the problem", *(shorten(text, 80) for text in texts)]
     rows = range(len(values))
     axes.plot(values, rows, color="#888888", linewidth=1, zorder=1)
     colours = ["#D55E00" if i == pit else "#0072B2" for i in rows]
@@ -32,8 +33,8 @@ def plot_values(texts: Sequence[str], values: Sequence[float], pit: int | None, 
     if pit is not None:
         axes.annotate("first pit", (values[pit], pit), xytext=(10, -14), textcoords="offset points", color="#D55E00")
     axes.set(xlim=(-0.05, 1.05), ylim=(len(labels) - 0.5, -0.5), xlabel="step value Q (share of right continuations)")
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.set_title(title, fontsize=9)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)  # a policy's LaTeX need not parse
+    axes.set_title(title, fontsize=9, parse_math=False)
     axes.grid(axis="x", alpha=0.3)
     return figure
 
