@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning as L
+from lightning.fabric.utilities.distributed import _InfiniteBarrier
 from lightning.pytorch.loggers import TensorBoardLogger
 from stepneg.callbacks.export import export
 from transformers import PreTrainedTokenizerBase
@@ -71,23 +72,29 @@ class VLLMEvaluation(L.Callback):
         source = self.sources[stage]
         if source is None:
             return
-        metrics: dict[str, float] = {}
-        if trainer.is_global_zero:
-            assert isinstance(policy, Policy)
-            assert policy.model is not None
-            problems = source.load()
-            folder = Path(trainer.default_root_dir) / "evaluation" / "policy"
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            tokenizer_folder = policy.path or Path(trainer.datamodule.policy)  # type: ignore[attr-defined]
-            export(policy.model, tokenizer_folder, folder)
-            tokenizer = load_tokenizer(folder)
-            result = self.evaluate(folder, tokenizer, problems, trainer.datamodule.template)  # type: ignore[attr-defined]
-            name = "test" if stage == "test" else f"validation-step{trainer.global_step}"
-            result.write(folder.parent / f"{name}.json")
-            metrics = {key: value for key, value in result.metrics.items() if key != "problems"}
-            self.table(trainer, stage, problems, result)
+        # The others wait longer than a collective's time-out.
+        with _InfiniteBarrier():
+            metrics = self.measure(trainer, policy, stage, source) if trainer.is_global_zero else {}
         metrics = trainer.strategy.broadcast(metrics)
         policy.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
+
+    def measure(
+        self, trainer: L.Trainer, policy: L.LightningModule, stage: str, source: ProblemSource
+    ) -> dict[str, float]:
+        """Export, sample and grade; write what was found."""
+        assert isinstance(policy, Policy)
+        assert policy.model is not None
+        problems = source.load()
+        folder = Path(trainer.default_root_dir) / "evaluation" / "policy"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer_folder = policy.path or Path(trainer.datamodule.policy)  # type: ignore[attr-defined]
+        export(policy.model, tokenizer_folder, folder)
+        tokenizer = load_tokenizer(folder)
+        result = self.evaluate(folder, tokenizer, problems, trainer.datamodule.template)  # type: ignore[attr-defined]
+        name = "test" if stage == "test" else f"validation-step{trainer.global_step}"
+        result.write(folder.parent / f"{name}.json")
+        self.table(trainer, stage, problems, result)
+        return {key: value for key, value in result.metrics.items() if key != "problems"}
 
     def evaluate(
         self, folder: Path, tokenizer: PreTrainedTokenizerBase, problems: list[Problem], template: str

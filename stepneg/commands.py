@@ -1,6 +1,5 @@
 """Which verb runs what."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def lightning_verb(argv: list[str]) -> None:
         Policy,
         L.LightningDataModule,
         subclass_mode_data=True,
-        save_config_callback=None if "LOCAL_RANK" in os.environ else RunConfig,
+        save_config_callback=RunConfig,
         save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,

@@ -67,7 +67,9 @@ def evaluate(
     greedy = Decoding(temperature=0.0, top_p=1.0, max_tokens=sampled.max_tokens)
     first = sample(engine, store, policy, prompts, 1, greedy, seed, title="evaluate: greedy")
     many = sample(engine, store, policy, prompts, k, sampled, seed, title=f"evaluate: {k} samples")
-    accuracy, pass_at_k, maj_at_k = Accuracy(), PassAtK(k), MajAtK(k)
+    # One process has all problems; the others of a distributed fit are not here to be gathered.
+    alone = {"sync_on_compute": False}
+    accuracy, pass_at_k, maj_at_k = Accuracy(**alone), PassAtK(k, **alone), MajAtK(k, **alone)
     rows = []
     for index, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
         done = first.completions[prompt][0]

@@ -217,8 +217,9 @@ class Prepared(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Example]:
         """Training examples in an order that depends on (seed, epoch) alone."""
         assert self.built is not None
-        examples = self.built.examples
-        return self.loader(examples, SeededOrder(len(examples), self.seed))
+        assert self.trainer is not None
+        examples, ranks = self.built.examples, (self.trainer.world_size, self.trainer.global_rank)
+        return self.loader(examples, SeededOrder(len(examples), self.seed, *ranks))
 
     def val_dataloader(self) -> DataLoader[Example] | list[Any]:
         """Worked solutions of the held-out problems."""

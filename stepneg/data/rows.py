@@ -1,12 +1,13 @@
 """From token ids to batches: rows, their labels and weights, padding."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
 from stepneg.errors import InputError
@@ -108,20 +109,19 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
     return batch
 
 
-class SeededOrder(Sampler[int]):
-    """A shuffle that depends on (seed, epoch) alone, so that a resumed run sees the order it would have seen."""
+class SeededOrder(DistributedSampler[int]):
+    """A shuffle that depends on (seed, epoch) alone, so that a resumed run sees the order it would have seen.
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
+    Ranks take every ``replicas``-th place of one order, so batches of all ranks together are those of one process
+    with the same global batch. The last places are filled from the front where the ranks do not divide the size.
+    """
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
+    def __init__(self, size: int, seed: int, replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(range(size), replicas, rank, seed=seed)  # type: ignore[arg-type]
+        self.size = size
 
     def __iter__(self) -> Iterator[int]:
         order = list(range(self.size))
         random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
-        return iter(order)
-
-    def __len__(self) -> int:
-        return self.size
+        order += (order * math.ceil(self.num_replicas / max(1, self.size)))[: self.total_size - self.size]
+        return iter(order[self.rank :: self.num_replicas])

@@ -77,6 +77,20 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert list(SeededOrder(20, seed=4)) != first
 
 
+@pytest.mark.parametrize(("size", "replicas"), [(20, 2), (21, 2), (7, 3), (1, 4), (2, 5)])
+def test_ranks_share_one_order_and_leave_nothing_out(size, replicas):
+    ranks = [SeededOrder(size, 3, replicas, rank) for rank in range(replicas)]
+    for rank in ranks:
+        rank.set_epoch(2)
+    alone = SeededOrder(size, 3)
+    alone.set_epoch(2)
+    taken = [list(rank) for rank in ranks]
+    assert len({len(places) for places in taken} | {len(ranks[0])}) == 1
+    together = [place for turn in zip(*taken, strict=True) for place in turn]
+    assert together[:size] == list(alone)
+    assert len(together) - size < replicas
+
+
 def test_built_data_survives_a_round_trip(tmp_path):
     rows = (Row((1,), (2, 3), 1, (0.5, 1.0), -0.25), Row((1,), (4,), 0, None, None))
     file = tmp_path / "data" / "x.jsonl"

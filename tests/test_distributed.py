@@ -1,0 +1,72 @@
+"""Two processes on one machine (DDP over gloo): rank zero prepares and evaluates, both train."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.conftest import ROOT
+
+FIT = """
+seed_everything: 0
+model: {objective: stepneg.objectives.DPO}
+data:
+  class_path: stepneg.data.pairs.Pairs
+  init_args:
+    policy: assets/arithmetic-base
+    kind: outcome
+    chosen: teacher
+    max_pairs: 2
+    batch_size: 4
+    problems: {class_path: stepneg.problems.arithmetic.Arithmetic, init_args: {size: 9}}
+    validation: {class_path: stepneg.problems.arithmetic.Arithmetic, init_args: {split: validation, size: 5}}
+    rollouts:
+      engine: {class_path: stepneg.sampling.vllm_engine.VLLMEngine}
+      store: HOME/samples
+      samples: 3
+      max_tokens: 200
+trainer:
+  accelerator: cpu
+  strategy: ddp
+  devices: 2
+  max_epochs: 1
+  log_every_n_steps: 1
+  enable_progress_bar: false
+  callbacks:
+    - class_path: stepneg.callbacks.evaluation.VLLMEvaluation
+      init_args:
+        engine: {class_path: stepneg.sampling.vllm_engine.VLLMEngine}
+        store: HOME/samples
+        max_tokens: 200
+        k: 2
+        validation: {class_path: stepneg.problems.arithmetic.Arithmetic, init_args: {split: validation, size: 5}}
+"""
+
+
+def test_two_ranks_fit_on_what_rank_zero_sampled(tmp_path):
+    config = tmp_path / "fit.yaml"
+    config.write_text(FIT.replace("HOME", str(tmp_path)))
+    run = tmp_path / "run"
+    argv = ["fit", "--config", str(config), f"--trainer.default_root_dir={run}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "stepneg", *argv], cwd=ROOT, capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((run / "summary.json").read_text())
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    per_rank = math.ceil(summary["examples"] / 2)
+    assert len(events.Scalars("train/loss")) == math.ceil(per_rank / 4)
+    (record,) = (run / "evaluation").glob("validation-step*.json")
+    evaluation = json.loads(record.read_text())
+    assert events.Scalars("validation/accuracy")[0].value == pytest.approx(evaluation["accuracy"])
+    # Both ranks trained: together they saw every pair's tokens.
+    (file,) = (f for f in (run / "data").glob("*.jsonl") if ".traces" not in f.name)
+    rows = [row for line in file.read_text().splitlines() for row in json.loads(line)]
+    tokens = sum(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
+    assert summary["trained_tokens"] == pytest.approx(tokens, rel=0.2)
+    assert (run / "last" / "model.safetensors").is_file()
+    assert (run / "config.yaml").is_file()
