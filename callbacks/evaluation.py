@@ -8,10 +8,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from stepneg.callbacks.export import export
 from transformers import PreTrainedTokenizerBase
 
-from stepneg.data.prepared import load_tokenizer
 from stepneg.evaluation import Evaluation, evaluate
 from stepneg.grading import Form
 from stepneg.policy import Policy
+from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.sampling.engine import Decoding
 from stepneg.sampling.store import SampleStore
@@ -87,10 +87,10 @@ class VLLMEvaluation(L.Callback):
         problems = source.load()
         folder = Path(trainer.default_root_dir) / "evaluation" / "policy"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer_folder = policy.path or Path(trainer.datamodule.policy)  # type: ignore[attr-defined]
-        export(policy.model, tokenizer_folder, folder)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        export(policy.model, policy.path or Path(data.policy), folder, data.template)
         tokenizer = load_tokenizer(folder)
-        result = self.evaluate(folder, tokenizer, problems, trainer.datamodule.template)  # type: ignore[attr-defined]
+        result = self.evaluate(folder, tokenizer, problems, data.template)
         name = "test" if stage == "test" else f"validation-step{trainer.global_step}"
         result.write(folder.parent / f"{name}.json")
         self.table(trainer, stage, problems, result)

@@ -9,15 +9,17 @@ from lightning.pytorch.utilities import rank_zero_only
 from transformers import AutoTokenizer
 
 from stepneg.policy import Policy
+from stepneg.policy_folder import write_template
 
 
 @rank_zero_only
-def export(model: torch.nn.Module, tokenizer_folder: Path, out: Path) -> None:
-    """Write model (safetensors, its own dtype), tokenizer and generation config to ``out``, whole or not at all."""
+def export(model: torch.nn.Module, tokenizer_folder: Path, out: Path, template: str) -> None:
+    """Write model (safetensors, its own dtype), tokenizer and prompt template to ``out``, whole or not at all."""
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)  # type: ignore[operator]
     AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(partial)
+    write_template(partial, template)
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)
@@ -39,8 +41,8 @@ class Export(L.Callback):
         """Export to ``RUN/name``."""
         assert isinstance(policy, Policy)
         assert policy.model is not None
-        source = policy.path or Path(trainer.datamodule.policy)  # type: ignore[attr-defined]
-        export(policy.model, source, Path(trainer.default_root_dir) / name)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        export(policy.model, policy.path or Path(data.policy), Path(trainer.default_root_dir) / name, data.template)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the policy if its monitored metric is the best so far."""

@@ -7,7 +7,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from stepneg.analysis.values import describe
 from stepneg.credit.pairs import Trace
-from stepneg.data.prepared import Prepared, load_tokenizer
+from stepneg.data.prepared import Prepared
+from stepneg.policy_folder import load_tokenizer
 
 
 class StepValueTraces(L.Callback):

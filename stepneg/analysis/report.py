@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from stepneg.analysis.paired import column, paired_difference, read_evaluated
 from stepneg.errors import InputError
 
 COLUMNS = [
@@ -31,6 +32,7 @@ def read_run(home: Path) -> dict[str, float | str]:
     row["seed"] = home.parent.name.removeprefix("seed-")
     row["problems"] = summary.get("problems", 0)
     row["test_problems"] = metrics["problems"]
+    row["home"] = str(home)
     row["done"] = (home / "evaluation" / "test.json").stat().st_mtime
     return row
 
@@ -81,14 +83,25 @@ def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:
             low, high = float(accuracy[worse]), float(accuracy[better])
             holds = "<" if low < high else "NOT <"
             apart = "apart" if by_method["accuracy_high"][worse] < by_method["accuracy_low"][better] else "overlapping"
+            paired = paired_words(Path(by_method["home"][worse]), Path(by_method["home"][better]))
             lines.append(
-                f"- seed {seed}: {worse} {percent(low)} {holds} {better} {percent(high)} (95 % intervals {apart})"
+                f"- seed {seed}: {worse} {percent(low)} {holds} {better} {percent(high)} (95 % intervals {apart};"
+                f" on the same problems {paired})"
             )
         if len(present) > 2:
             first, last = by_method.loc[present[0]], by_method.loc[present[-1]]
             apart = "do not overlap" if first["accuracy_high"] < last["accuracy_low"] else "overlap or are reversed"
             lines.append(f"- seed {seed}: the intervals of {present[0]} and {present[-1]} {apart}")
     return "\n".join(lines)
+
+
+def paired_words(worse: Path, better: Path) -> str:
+    """The paired difference of two runs in words."""
+    first, second = read_evaluated(worse), read_evaluated(better)
+    shared = [name for name in first if name in second]
+    if not shared:
+        return "nothing to pair"
+    return paired_difference(column(first, "accuracy", shared), column(second, "accuracy", shared)).words
 
 
 def plot(frame: pd.DataFrame) -> Figure:

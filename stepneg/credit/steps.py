@@ -94,13 +94,13 @@ def token_texts(token_ids: Sequence[int], decode: Decode) -> list[str]:
 
 
 def line_ends(text: str) -> list[int]:
-    """Character index behind each line that is not blank, its newline included."""
+    """Character index behind each line that is not blank: behind its newline, or, without one, behind its text."""
     ends = []
     position = 0
     for line in text.split("\n"):
         position += len(line) + 1
         if line.strip():
-            ends.append(min(position, len(text)))
+            ends.append(position if position <= len(text) else len(text.rstrip()))
     return ends
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from stepneg.credit.pairs import Trace
 from stepneg.data.rows import Example, Row, SeededOrder, check_lengths, collate, teacher_row
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 from stepneg.policy import batch_log_probs, load_model
+from stepneg.policy_folder import context_length, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.contamination import contamination
 
@@ -74,27 +75,6 @@ def read_built(file: Path) -> Built:
         for trace in map(json.loads, file.with_suffix(".traces.jsonl").read_text().splitlines())
     ]
     return Built(examples, json.loads(file.with_suffix(".json").read_text()), traces)
-
-
-def load_tokenizer(policy: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a policy folder.
-
-    Raises:
-        InputError: it has none, or one without an end-of-sequence token.
-    """
-    if not policy.is_dir():
-        raise InputError(f"{policy}: no such policy folder; give an HF folder, for example RUN/last of an earlier fit")
-    if not any((policy / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise InputError(f"{policy}: holds no tokenizer; save it beside the weights (tokenizer.save_pretrained)")
-    tokenizer = AutoTokenizer.from_pretrained(policy)
-    if tokenizer.eos_token_id is None:
-        raise InputError(f"{policy}: its tokenizer has no eos_token; set one in tokenizer_config.json")
-    return tokenizer
-
-
-def context_length(policy: Path) -> int:
-    """Most tokens that the model of a policy folder can hold."""
-    return int(AutoConfig.from_pretrained(policy).max_position_embeddings)
 
 
 class Prepared(L.LightningDataModule):

@@ -16,12 +16,14 @@ from stepneg.credit.pairs import Ids, Trace, distinct
 from stepneg.credit.steps import Rule, split_steps
 from stepneg.credit.values import Count, found_zero
 from stepneg.data.rows import decode, encode_prompt
-from stepneg.grading import Form, grade
+from stepneg.grading import Form
+from stepneg.grading.batch import grade_all
 from stepneg.problems import Problem
 from stepneg.sampling.engine import Decoding
 from stepneg.sampling.sampler import Sampled, sample
 from stepneg.sampling.store import SampleStore
 from stepneg.sampling.vllm_engine import VLLMEngine
+from stepneg.timing import timed
 
 
 @dataclass
@@ -100,18 +102,16 @@ class Rollouts:
         """Sample and grade solutions of the problems."""
         prompts = [encode_prompt(tokenizer, template, p.question) for p in problems]
         sampled = self.draw(policy, prompts, self.samples, "solutions")
-        traces = {}
-        for problem, prompt in zip(problems, prompts, strict=True):
-            traces[problem.id] = [
-                Trace(
-                    problem.id,
-                    prompt,
-                    done.token_ids,
-                    self.right(tokenizer, done.token_ids, problem.answer),
-                    tuple(split_steps(done.token_ids, partial(decode, tokenizer), self.steps)),
-                )
-                for done in sampled.completions[prompt]
-            ]
+        drawn = [
+            (p, prompt, done.token_ids)
+            for p, prompt in zip(problems, prompts, strict=True)
+            for done in sampled.completions[prompt]
+        ]
+        right = self.right(tokenizer, [(response, problem.answer) for problem, _, response in drawn])
+        traces: dict[str, list[Trace]] = {}
+        for (problem, prompt, response), correct in zip(drawn, right, strict=True):
+            ends = tuple(split_steps(response, partial(decode, tokenizer), self.steps))
+            traces.setdefault(problem.id, []).append(Trace(problem.id, prompt, response, correct, ends))
         flat = [t for found in traces.values() for t in found]
         facts = {
             "sampled_tokens": float(sum(len(t.response_ids) for t in flat)),
@@ -149,15 +149,18 @@ class Rollouts:
             generated.valued += [replace(t, counts=(*t.counts, by_grade(t, self.rollouts))) for t in last]
             going = [t for t in active if len(t.ends) > step]
             sampled = self.draw(policy, [prefix(t, step) for t in going], self.rollouts, f"rollouts after step {step}")
+            new = {prefix(t, step): t for t in going if prefix(t, step) not in generated.continuations}
+            drawn = [
+                (key, c.token_ids, trace.response_ids[: trace.ends[step - 1]] + c.token_ids, answers[trace.problem_id])
+                for key, trace in new.items()
+                for c in sampled.completions[key]
+            ]
+            right_now = self.right(tokenizer, [(response, answer) for _, _, response, answer in drawn])
+            for (key, ids, _, _), correct in zip(drawn, right_now, strict=True):
+                generated.continuations.setdefault(key, []).append((ids, correct))
             active = []
             for trace in going:
                 key = prefix(trace, step)
-                if key not in generated.continuations:
-                    so_far = trace.response_ids[: trace.ends[step - 1]]
-                    generated.continuations[key] = [
-                        (c.token_ids, self.right(tokenizer, so_far + c.token_ids, answers[trace.problem_id]))
-                        for c in sampled.completions[key]
-                    ]
                 outcomes = [ok for _, ok in generated.continuations[key]]
                 trace = replace(trace, counts=(*trace.counts, (len(outcomes), sum(outcomes))))
                 if not trace.correct and found_zero(trace.counts):
@@ -170,9 +173,11 @@ class Rollouts:
         generated.facts["sampled_tokens"] += rollout_tokens
         return generated
 
-    def right(self, tokenizer: PreTrainedTokenizerBase, response: Ids, answer: str) -> bool:
-        """Whether a response meets the reference answer: r(y)."""
-        return grade(decode(tokenizer, response), answer, self.form).correct
+    def right(self, tokenizer: PreTrainedTokenizerBase, responses: Sequence[tuple[Ids, str]]) -> list[bool]:
+        """Whether each response meets its reference answer: r(y)."""
+        with timed("grading"):
+            items = ((decode(tokenizer, ids), answer) for ids, answer in responses)
+            return [verdict.correct for verdict in grade_all(items, self.form)]
 
 
 def prefix(trace: Trace, step: int) -> Ids:

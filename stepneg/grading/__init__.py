@@ -1,5 +1,5 @@
 """The final-answer verifier: is a response's final answer the reference answer?"""
 
-from stepneg.grading.verifier import Form, Verdict, grade
+from stepneg.grading.verifier import EVERY, STRICT, Form, Mark, Verdict, find_answer, grade
 
-__all__ = ["Form", "Verdict", "grade"]
+__all__ = ["EVERY", "STRICT", "Form", "Mark", "Verdict", "find_answer", "grade"]

@@ -70,14 +70,6 @@ def compare_short_formulas(answer: str, reference: str) -> tuple[str, str]:
     return "different", f"{shortened(answer)} is not {shortened(reference)}"
 
 
-def plainly_equal(first: str, second: str) -> bool:
-    """Whether two answers are equal by text or exact arithmetic; the symbolic comparison is not asked."""
-    if first == second or max(len(first), len(second)) > LONGEST_ANSWER:
-        return first == second
-    left, right = normalise(first), normalise(second)
-    return max(deepest(left), deepest(right)) <= DEEPEST and decide(left, right) is True
-
-
 def decide(left: str, right: str) -> bool | None:
     """Whether two normalised answers are equal, as far as text and exact arithmetic can tell; None if they cannot."""
     left, right = without_one_sided_name(left, right)

@@ -1,6 +1,5 @@
 """Accuracy, pass@k and maj@k over problems, each with a 95 % interval."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,73 +8,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from stepneg.grading.compare import plainly_equal
-from stepneg.grading.verifier import Verdict
-
-Z = 1.96  # two-sided 95 %
-
-
-def wilson(successes: float, n: int, z: float = Z) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (Wilson 1927). Without trials it is (0, 1).
-
-    Raises:
-        ValueError: counts that cannot be.
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"successes must lie between 0 and n, got {successes} of {n}")
-    if n == 0:
-        return 0.0, 1.0
-    share, weight = successes / n, z * z / n
-    centre = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    return low, 1.0 if successes == n else min(1.0, centre + half)
-
-
-def normal(mean: float, variance: float, n: int, z: float = Z) -> tuple[float, float]:
-    """Normal approximation ``mean -+ z sqrt(variance / n)``, cut to [0, 1]. ``variance``: of one value, over n - 1."""
-    half = z * math.sqrt(variance / n)
-    return max(0.0, mean - half), min(1.0, mean + half)
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that k of n samples, drawn without replacement, hold one of the c correct: 1 - C(n-c, k) / C(n, k).
-
-    The unbiased estimator of Chen et al., arXiv 2107.03374, Eq. 1; as a product, so that large n do not overflow.
-
-    Raises:
-        ValueError: fewer than k samples, or counts that cannot be.
-    """
-    if not (0 <= c <= n and 1 <= k <= n):
-        raise ValueError(f"pass@{k} needs at least {k} samples and 0 <= correct <= samples, got n={n}, c={c}")
-    fewer, more = sorted((c, k))  # C(n-c, k) / C(n, k) is symmetric in c and k
-    if fewer > n - more:
-        return 1.0
-    return -math.expm1(math.fsum(math.log1p(-more / (n - i)) for i in range(fewer)))
-
-
-def majority(answers: Sequence[str | None], equal: Callable[[str, str], bool]) -> str | None:
-    """The first answer of the largest cluster of equal answers; of equally large ones, of the one seen first.
-
-    None (no answer) is in no cluster and wins only where nothing else is there.
-    """
-    clusters: list[tuple[str, int]] = []
-    for answer in answers:
-        if answer is None:
-            continue
-        for i, (first, size) in enumerate(clusters):
-            if equal(answer, first):
-                clusters[i] = (first, size + 1)
-                break
-        else:
-            clusters.append((answer, 1))
-    return max(clusters, key=lambda cluster: cluster[1])[0] if clusters else None  # max keeps the first of equals
-
-
-def maj_at_k(answers: Sequence[str | None], reference: str, equal: Callable[[str, str], bool]) -> bool:
-    """Whether the majority's answer equals the reference."""
-    winner = majority(answers, equal)
-    return winner is not None and equal(winner, reference)
+from stepneg.grading.estimators import maj_at_k, pass_at_k, wilson, wilson_mean
+from stepneg.grading.verifier import Verdict, equal_answers
 
 
 class ProblemMean(Metric):
@@ -134,7 +68,7 @@ class Accuracy(ProblemMean):
 
 
 class PassAtK(ProblemMean):
-    """Mean over problems of :func:`pass_at_k`, with the normal approximation's interval.
+    """Mean over problems of :func:`pass_at_k`, with the interval of :func:`wilson_mean`.
 
     Args:
         k: how many samples may be tried.
@@ -149,39 +83,39 @@ class PassAtK(ProblemMean):
         self.add(problem, pass_at_k(len(corrects), sum(corrects), self.k))
 
     def interval(self, values: Tensor) -> tuple[float, float]:
-        """:func:`normal`, over values [N]; Wilson's where all are alike, which would have no width."""
-        n, variance = len(values), float(values.var()) if len(values) > 1 else 0.0
-        return normal(float(values.mean()), variance, n) if variance > 0 else wilson(float(values.sum()), n)
+        """:func:`wilson_mean` of values [N]."""
+        if not len(values):
+            return 0.0, 1.0
+        return wilson_mean(float(values.mean()), float(values.var(correction=0)), len(values))
 
 
 class MajAtK(ProblemMean):
     """Share of problems whose most frequent answer among k is the reference, with Wilson's interval.
 
+    Answers vote together where ``equal`` finds them the same; of equally large groups the one seen first wins.
+
     Args:
         k: how many samples vote: the first k.
+        equal: whether two answers are the same, by default :func:`~stepneg.grading.verifier.equal_answers` of numbers.
     """
 
-    def __init__(self, k: int, **kwargs: Any) -> None:
+    def __init__(self, k: int, equal: Callable[[str, str], bool] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.k = k
+        self.k, self.equal = k, equal or equal_answers("number")
 
     def update(self, problem: int, verdicts: Sequence[Verdict], reference: str) -> None:
         """Count a problem by its index and its graded samples.
-
-        Correct answers are one cluster, as the verifier found; wrong ones are joined where they are equal by text or
-        by number, not symbolically.
 
         Raises:
             ValueError: fewer than k samples.
         """
         if len(verdicts) < self.k:
             raise ValueError(f"maj@{self.k} needs at least {self.k} samples, got {len(verdicts)}")
+        # A correct answer votes as the reference, which it was found equal to already.
         votes = [reference if verdict.correct else verdict.extracted for verdict in verdicts[: self.k]]
-        wrong = {verdict.extracted for verdict in verdicts[: self.k] if not verdict.correct}
+        wrong = {verdict.extracted for verdict in verdicts[: self.k] if not verdict.correct} - {reference}
 
-        def equal(first: str, second: str) -> bool:
-            if first == second:
-                return True
-            return first in wrong and second in wrong and plainly_equal(first, second)
+        def same(first: str, second: str) -> bool:
+            return first == second or (first in wrong and second in wrong and self.equal(first, second))
 
-        self.add(problem, float(maj_at_k(votes, reference, equal)))
+        self.add(problem, float(maj_at_k(votes, reference, same)))

@@ -8,6 +8,7 @@ in the daemonic workers of a data loader.
 import atexit
 import json
 import os
+import queue
 import re
 import select
 import subprocess
@@ -23,7 +24,7 @@ REPLY_SECONDS = 30.0  # wall time; the child ends itself after two seconds of CP
 
 
 class Worker:
-    """One child process, started when first needed, shared by all threads."""
+    """One child process, started when first needed."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -105,16 +106,51 @@ def read_word(output: int, seconds: float) -> str:
     return received.decode().strip()
 
 
-WORKER = Worker()
-atexit.register(WORKER.stop)
-os.register_at_fork(after_in_child=WORKER.forget)
+class Pool:
+    """As many child processes as there are cores, each started when a thread finds no idle one that runs."""
+
+    def __init__(self, size: int) -> None:
+        self.workers = [Worker() for _ in range(size)]
+        self.idle = self.fill()
+
+    def fill(self) -> queue.LifoQueue[Worker]:
+        """All workers, the first on top: one thread never uses more than one."""
+        idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+        for worker in reversed(self.workers):
+            idle.put(worker)
+        return idle
+
+    def ask(self, answer: str, reference: str) -> bool | None:
+        """:meth:`Worker.ask` of an idle worker; waits for one."""
+        idle = self.idle
+        worker = idle.get()
+        try:
+            return worker.ask(answer, reference)
+        finally:
+            idle.put(worker)
+
+    def stop(self) -> None:
+        """Kill all children."""
+        for worker in self.workers:
+            worker.stop()
+
+    def forget(self) -> None:
+        """In a forked process: as :meth:`Worker.forget`, and nobody else asks."""
+        for worker in self.workers:
+            worker.forget()
+        self.idle = self.fill()
+
+
+POOL = Pool(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+atexit.register(POOL.stop)
+os.register_at_fork(after_in_child=POOL.forget)
 
 
 def symbolically_equal(answer: str, reference: str) -> bool | None:
     """Whether two LaTeX expressions are equal; None where that cannot be found out within the limits."""
     if max(len(answer), len(reference)) > LONGEST or not (readable(answer) and readable(reference)):
         return None
-    return WORKER.ask(answer, reference)
+    return POOL.ask(answer, reference)
 
 
 def readable(latex: str) -> bool:

@@ -1,13 +1,56 @@
 """r(y) of the paper, section 3: 1 if a solution's final answer is the reference answer."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from stepneg.errors import InputError
 from stepneg.grading import extract
 from stepneg.grading.compare import EQUAL_RULES, compare_formulas, compare_numbers
+from stepneg.grading.number import as_number
 
 Form = Literal["gsm8k", "math", "number"]
+Mark = Literal["hashes", "boxed", "stated", "last_number"]
+Find = Callable[[str], str | None]
+
+# What is looked for, in this order. The policy is trained to leave its own mark, so nothing else counts by default.
+STRICT: dict[Form, tuple[Mark, ...]] = {"gsm8k": ("hashes",), "math": ("boxed",), "number": ("hashes", "last_number")}
+# For responses of other models, which leave other marks.
+EVERY: dict[Form, tuple[Mark, ...]] = {
+    "gsm8k": ("hashes", "boxed", "stated", "last_number"),
+    "math": ("boxed", "stated", "last_number"),
+    "number": ("hashes", "boxed", "stated", "last_number"),
+}
+MARK_NAMES: dict[Mark, str] = {
+    "hashes": "#### ...",
+    "boxed": r"\boxed{...}",
+    "stated": "'the answer is ...'",
+    "last_number": "number",
+}
+
+
+def number_in(find: Find) -> Find:
+    """The same finder, with what it found freed of its unit."""
+    return lambda text: None if (line := find(text)) is None else extract.bare_number(line)
+
+
+NUMBER_FINDERS: dict[Mark, Find] = {
+    "hashes": number_in(extract.after_hashes),
+    "boxed": number_in(extract.last_boxed),
+    "stated": extract.stated_number,
+    "last_number": extract.last_number,
+}
+FORMULA_FINDERS: dict[Mark, Find] = {
+    "hashes": extract.after_hashes,
+    "boxed": extract.last_boxed,
+    "stated": extract.stated_formula,
+    "last_number": extract.last_number,
+}
+COMPARE: dict[Form, Callable[[str, str], tuple[str, str]]] = {
+    "gsm8k": compare_numbers,
+    "math": compare_formulas,
+    "number": compare_numbers,
+}
 
 
 @dataclass(frozen=True)
@@ -20,54 +63,72 @@ class Verdict:
         rule: what decided: "exact", "normalised", "numeric", "plain" (words, bases, elements of a list) or "symbolic"
             for equal answers, else "different", "unparsable" or "no_answer".
         why: the same in words.
+        mark: what the answer was found by; None without an answer.
     """
 
     correct: bool
     extracted: str | None
     rule: str
     why: str
+    mark: Mark | None = None
 
 
-def extract_answer(response: str, form: str, flexible: bool = False) -> str | None:
-    r"""The final answer of a response.
+def check_form(form: str) -> None:
+    """Refuse a form that is none of the three.
+
+    Raises:
+        InputError: it is not known.
+    """
+    if form not in get_args(Form):
+        raise InputError(f"grading form {form!r} is not known; use one of {', '.join(get_args(Form))}")
+
+
+def find_answer(response: str, form: Form, marks: Sequence[Mark] | None = None) -> tuple[str, Mark] | None:
+    r"""The final answer of a response and what it was found by; None where none of the marks is there.
 
     Args:
         response: any text.
-        form: "gsm8k": the last ``#### x``. "math": the last balanced ``\boxed{x}``. "number": the last ``#### x``,
-            else the last number.
-        flexible: where that finds nothing, take what "the answer is" or ``A:`` states and, for gsm8k, then the last
-            number. It counts answers that a strict reader would not; say which one a figure was made with.
+        form: "math" reads formulas, "gsm8k" and "number" numbers with their units.
+        marks: what is looked for, in this order; the first that finds something (a number, unless the form is "math")
+            counts; a heading such as ``#### Step 2`` is passed over for a box. "hashes": the last ``#### x``.
+            "boxed": the last balanced ``\boxed{x}`` or ``\fbox{x}``. "stated": behind "the answer is" or ``A:``.
+            "last_number": the last number anywhere. By default the form's own mark, see ``STRICT``.
 
     Raises:
-        InputError: the form is none of the three.
+        InputError: the form is not known.
     """
-    if form == "math":
-        return extract.last_boxed(response) or (extract.stated_formula(response) if flexible else None)
-    if form not in get_args(Form):
-        raise InputError(f"grading form {form!r} is not known; use one of {', '.join(get_args(Form))}")
-    line = extract.after_hashes(response)
-    if line is not None:
-        return extract.bare_number(line)
-    found = extract.stated_number(response) if flexible else None
-    return found or (extract.last_number(response) if flexible or form == "number" else None)
+    check_form(form)
+    finders, first = FORMULA_FINDERS if form == "math" else NUMBER_FINDERS, None
+    for mark in STRICT[form] if marks is None else marks:
+        answer = finders[mark](response)
+        if answer is not None and (form == "math" or as_number(answer) is not None):
+            return answer, mark
+        if answer is not None:
+            first = first or (answer, mark)
+    return first
 
 
-def grade(response: str, reference: str, form: str, flexible: bool = False) -> Verdict:
+def grade(response: str, reference: str, form: Form, marks: Sequence[Mark] | None = None) -> Verdict:
     """Whether the response's final answer is the reference; never raises on any text, in bounded time.
 
     Args:
         response: a solution.
         reference: the bare answer.
-        form: how an answer is marked, see :func:`extract_answer`.
-        flexible: accept weaker marks.
+        form: how answers are read and compared, see :func:`find_answer`.
+        marks: where the answer is looked for, see :func:`find_answer`.
 
     Raises:
         InputError: the form is not known.
     """
-    answer = extract_answer(response, form, flexible)
-    if answer is None:
-        mark = r"\boxed{...}" if form == "math" else "#### ..."
-        return Verdict(False, None, "no_answer", f"no {mark} in the response")
-    compare = compare_formulas if form == "math" else compare_numbers
-    rule, why = compare(answer, reference.strip())
-    return Verdict(rule in EQUAL_RULES, answer, rule, why)
+    found = find_answer(response, form, marks)
+    if found is None:
+        wanted = " or ".join(MARK_NAMES[mark] for mark in (STRICT[form] if marks is None else marks))
+        return Verdict(False, None, "no_answer", f"the response has no {wanted}")
+    answer, mark = found
+    rule, why = COMPARE[form](answer, reference.strip())
+    return Verdict(rule in EQUAL_RULES, answer, rule, why, mark)
+
+
+def equal_answers(form: Form) -> Callable[[str, str], bool]:
+    """Whether two bare answers are the same, under the form's comparison: what maj@k joins votes by."""
+    return lambda first, second: COMPARE[form](first, second)[0] in EQUAL_RULES

@@ -26,8 +26,8 @@ class Record:
     where: str
     values: Mapping[str, object]
 
-    def text(self, key: str) -> str:
-        """The non-empty text under ``key``.
+    def text(self, key: str, empty: bool = False) -> str:
+        """The text under ``key``; a blank one only where ``empty`` allows it.
 
         Raises:
             InputError: the key is missing, or what it holds is not usable text.
@@ -37,7 +37,7 @@ class Record:
         value = self.values[key]
         if not isinstance(value, str):
             raise InputError(f"{self.where}: key {key!r} holds {type(value).__name__}; put a string there")
-        if not value.strip():
+        if not (empty or value.strip()):
             raise InputError(f"{self.where}: key {key!r} is empty; fill it in or drop the row")
         try:
             value.encode()

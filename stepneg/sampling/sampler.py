@@ -1,19 +1,14 @@
 """Ensure n samples of each prompt: read what the store has, draw what is missing."""
 
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from stepneg.errors import InputError
+from stepneg.progress import Bar
 from stepneg.sampling.engine import Completion, Decoding, Engine, Ids, Request
 from stepneg.sampling.store import SampleStore, Writer, prompt_key
 from stepneg.timing import timed
-
-SAY_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -98,36 +93,3 @@ def check_prompts(policy: Path, requests: Sequence[Request]) -> None:
                 f"{policy}: a prompt of {len(request.prompt_ids)} tokens (ids {list(request.prompt_ids[:8])}...) leaves"
                 f" no room in the context of {context}; leave the problem out or take a model with a longer context"
             )
-
-
-class Bar:
-    """Progress with an ETA: a bar on a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total, self.done = title, total, 0
-        self.started = self.said = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        clocks = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[rate]} tokens/s"))
-        self.progress = Progress(*columns, *clocks, disable=not sys.stderr.isatty())
-        self.task = self.progress.add_task(title, total=total, rate="-")
-
-    def advance(self, samples: int, tokens: int) -> None:
-        """``samples`` more are done, ``tokens`` in all."""
-        self.done += samples
-        now = time.monotonic()
-        elapsed = max(now - self.started, 1e-9)
-        self.progress.update(self.task, advance=samples, rate=f"{tokens / elapsed:,.0f}")
-        if self.progress.disable and now - self.said > SAY_EVERY:
-            self.said = now
-            left = elapsed / self.done * (self.total - self.done)
-            print(
-                f"{self.title}: {self.done}/{self.total}, {tokens / elapsed:,.0f} tokens/s, {left:.0f} s left",
-                flush=True,
-            )
-
-    def __enter__(self) -> "Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()

@@ -202,8 +202,8 @@ def spans_of(pieces: Sequence[bytes]) -> list[tuple[int, int]]:
 def test_broken_characters_lose_no_newline(data: st.DataObject) -> None:
     """Any ids at all, half characters included: the same steps as in the bytes that the tokens stand for."""
     of_token = bytes_of("byte-level")
-    newlines = [i for i, content in of_token.items() if b"\n" in content]
-    high = [i for i, content in of_token.items() if any(b >= 128 for b in content)]
+    newlines = sorted(i for i, content in of_token.items() if b"\n" in content)
+    high = sorted(i for i, content in of_token.items() if any(b >= 128 for b in content))
     one = st.one_of(st.sampled_from(newlines), st.sampled_from(high), st.sampled_from(sorted(of_token)))
     ids = data.draw(st.lists(one, min_size=1, max_size=40))
     pieces = [of_token[i] for i in ids]
@@ -218,6 +218,15 @@ def test_a_token_that_holds_a_newline_and_half_a_character() -> None:
     decode = lambda ids: b"".join(pieces[i] for i in ids).decode(errors="replace")  # noqa: E731
     assert token_texts(ids, decode) == ["a", "\n", "", "€\n", "b"]
     assert split_steps(ids, decode) == [2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "ends"),
+    [(["x", "\nso ", " "], [3]), (["x", "\nso", "\u00a0", ""], [4]), (["x", "\ns", "o", " "], [2, 4])],
+)
+def test_trailing_blanks_are_no_step(pieces: list[str], ends: list[int]) -> None:
+    """Here one token may hold the end of a line and the whole text of the next, the last one."""
+    assert split_steps(range(len(pieces)), lambda ids: "".join(pieces[i] for i in ids)) == ends
 
 
 def test_a_blank_line_does_not_take_the_next_line_along() -> None:

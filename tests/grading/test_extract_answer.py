@@ -3,8 +3,12 @@
 import pytest
 
 from stepneg.errors import InputError
-from stepneg.grading import extract, grade
-from stepneg.grading.verifier import extract_answer
+from stepneg.grading import EVERY, Form, extract, find_answer, grade
+
+
+def extract_answer(text: str, form: Form, every: bool = False) -> str | None:
+    found = find_answer(text, form, EVERY[form] if every else None)
+    return found[0] if found else None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ def test_gsm8k_strict(text: str, answer: str | None) -> None:
     ],
 )
 def test_gsm8k_flexible(text: str, answer: str | None) -> None:
-    assert extract_answer(text, "gsm8k", flexible=True) == answer
+    assert extract_answer(text, "gsm8k", every=True) == answer
 
 
 def test_number_form_takes_hashes_then_the_last_number() -> None:
@@ -92,9 +96,9 @@ def test_number_form_takes_hashes_then_the_last_number() -> None:
 
 
 def test_math_flexible() -> None:
-    assert extract_answer(r"the answer is $\frac{1}{2}$, as said.", "math", flexible=True) == r"\frac{1}{2}"
-    assert extract_answer(r"the answer is \(x+1\).", "math", flexible=True) == "x+1"
-    assert extract_answer("the answer is x+1", "math", flexible=True) == "x+1"
+    assert extract_answer(r"the answer is $\frac{1}{2}$, as said.", "math", every=True) == r"\frac{1}{2}"
+    assert extract_answer(r"the answer is \(x+1\).", "math", every=True) == "x+1"
+    assert extract_answer("the answer is x+1", "math", every=True) == "x+1"
     assert extract_answer("the answer is x+1", "math") is None
 
 

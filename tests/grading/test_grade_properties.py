@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepneg.grading import grade
-from stepneg.grading.compare import plainly_equal
 from stepneg.grading.normalise import normalise
 from stepneg.grading.number import as_number
+from stepneg.grading.verifier import EVERY, Form, equal_answers
 
+FORMS: tuple[Form, ...] = ("math", "gsm8k", "number")
 PIECES = st.sampled_from(
     [
         r"\boxed{", r"\fbox{", r"\boxed ", r"\frac", r"\text{", r"\left(", r"\{", "\\", r"\\", "}", "{", ")", "[", "^",
@@ -21,18 +22,18 @@ MATH_LIKE = st.lists(PIECES | st.text(max_size=3), max_size=20).map("".join)
 
 @settings(max_examples=150, deadline=None)
 @given(st.text() | MATH_LIKE, st.text() | MATH_LIKE, st.booleans())
-def test_number_forms_never_raise(response: str, reference: str, flexible: bool) -> None:
+def test_number_forms_never_raise(response: str, reference: str, every: bool) -> None:
     for form in ("gsm8k", "number"):
-        verdict = grade(response, reference, form, flexible)
+        verdict = grade(response, reference, form, EVERY[form] if every else None)
         assert (verdict.extracted is None) == (verdict.rule == "no_answer")
 
 
 @settings(max_examples=150, deadline=None)
 @given(MATH_LIKE, MATH_LIKE, st.booleans())
-def test_math_never_raises_before_the_symbolic_comparison(response: str, reference: str, flexible: bool) -> None:
+def test_math_never_raises_before_the_symbolic_comparison(response: str, reference: str, every: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stepneg.grading.compare.symbolically_equal", lambda *_: None)
-        verdict = grade(response, reference, "math", flexible)
+        verdict = grade(response, reference, "math", EVERY["math"] if every else None)
         assert isinstance(verdict.correct, bool)
 
 
@@ -56,8 +57,12 @@ def test_reflexive(answer: str) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(MATH_LIKE, MATH_LIKE)
-def test_plain_equality_is_symmetric(first: str, second: str) -> None:
-    assert plainly_equal(first, second) == plainly_equal(second, first)
+def test_equality_is_symmetric(first: str, second: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stepneg.grading.compare.symbolically_equal", lambda *_: None)
+        for form in FORMS:
+            equal = equal_answers(form)
+            assert equal(first, second) == equal(second, first)
 
 
 @settings(max_examples=100, deadline=None)

@@ -3,16 +3,20 @@
 import math
 import subprocess
 import sys
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
+from scipy.special import beta as beta_function
+from scipy.stats import binom, binomtest
 
 from stepneg.credit.values import bok
 from stepneg.grading import Verdict
-from stepneg.grading.metrics import Accuracy, MajAtK, PassAtK, maj_at_k, majority, normal, pass_at_k, wilson
+from stepneg.grading.estimators import maj_at_k, majority, pass_at_k, wilson, wilson_mean
+from stepneg.grading.metrics import Accuracy, MajAtK, PassAtK
+from stepneg.grading.verifier import equal_answers
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (0, 50), (7, 50), (25, 50), (50, 50), (1007, 1319)])
@@ -28,9 +32,54 @@ def test_wilson_without_trials_and_with_impossible_counts() -> None:
             wilson(successes, n)
 
 
-def test_normal_interval() -> None:
-    assert normal(0.5, 0.25, 100) == pytest.approx((0.402, 0.598))
-    assert normal(0.01, 0.25, 100)[0] == 0.0
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (3, 7), (50, 50), (1007, 1319)])
+def test_wilson_mean_of_zeros_and_ones_is_wilson(successes: int, n: int) -> None:
+    share = successes / n
+    assert wilson_mean(share, share * (1 - share), n) == pytest.approx(wilson(successes, n), abs=1e-12)
+
+
+def test_wilson_mean_narrows_with_the_variance_and_stays_within_its_bounds() -> None:
+    wide, narrow = wilson_mean(0.9, 0.09, 500), wilson_mean(0.9, 0.02, 500)
+    assert 0 < wide[0] < narrow[0] < 0.9 < narrow[1] < wide[1] < 1
+    assert wilson_mean(0.5, 0.0, 4) == wilson(2, 4)  # no spread seen is no proof of none
+    assert wilson_mean(math.nan, math.nan, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("n", [100, 500, 1319])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9, 0.97])
+def test_wilson_covers(n: int, rate: float) -> None:
+    """Exactly, by summing the binomial distribution over the counts whose interval holds the rate."""
+    held = [c for c in range(n + 1) if wilson(c, n)[0] <= rate <= wilson(c, n)[1]]
+    assert 0.93 <= binom.pmf(held, n, rate).sum() <= 0.97
+
+
+@pytest.mark.parametrize("n", [100, 500])
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("difficulty", [(0.3, 0.3), (2.0, 1.0), (0.5, 2.0), (4.0, 0.5)])
+def test_the_interval_of_pass_at_k_covers(n: int, k: int, difficulty: tuple[float, float]) -> None:
+    """Problems of every difficulty, eight samples each, 2,000 repetitions; the truth is E[1 - (1 - p)^k]."""
+    a, b = difficulty
+    rng = np.random.default_rng(n * k)
+    truth = 1 - beta_function(a, b + k) / beta_function(a, b)
+    by_count = np.array([pass_at_k(8, c, k) for c in range(9)])
+    values = by_count[rng.binomial(8, rng.beta(a, b, (2000, n)))]
+    found = [wilson_mean(float(v.mean()), float(v.var()), n) for v in values]
+    held = np.mean([low <= truth <= high for low, high in found])
+    few = n * min(truth, 1 - truth) < 20  # then it may be wider than it need be, never narrower
+    assert 0.93 <= held <= (1.0 if few else 0.97)
+
+
+def test_maj_at_k_is_brute_force() -> None:
+    """Every sequence of up to five answers out of four, one of them another spelling and one missing."""
+    spelt = {"a": "1/2", "b": "0.5", "c": "7", "-": None}
+    for k in range(1, 6):
+        for votes in product(spelt, repeat=k):
+            classes = ["half" if v in "ab" else v for v in votes if v != "-"]
+            most = max((classes.count(c) for c in classes), default=0)
+            winner = next((c for c in classes if classes.count(c) == most), None)
+            for reference in ("0.50", "7"):
+                expected = winner == ("half" if reference == "0.50" else "c")
+                assert maj_at_k([spelt[v] for v in votes], reference, equal_answers("number")) == expected
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample() -> None:
@@ -99,6 +148,15 @@ def test_maj_at_k_joins_correct_spellings_and_equal_wrong_numbers() -> None:
         metric.update(5, verdicts("4"), "4")
 
 
+def test_maj_at_k_joins_what_only_symbols_show_to_be_equal() -> None:
+    metric = MajAtK(4, equal_answers("math"))
+    answers = [r"\sqrt{8}", "3", r"2\sqrt{2}", "3.0x"]
+    metric.update(0, [Verdict(False, a, "", "") for a in answers], "3x")
+    metric.update(1, [Verdict(a == "3", a, "", "") for a in answers], "3")
+    assert metric.compute()["value"] == 0.0
+    assert majority(answers, equal_answers("math")) == r"\sqrt{8}"
+
+
 def test_accuracy_and_its_interval() -> None:
     metric = Accuracy()
     for problem in range(10):
@@ -131,9 +189,10 @@ def test_pass_at_k_mean_and_interval() -> None:
     values = torch.tensor([0.5, 0.0, 1.0])
     result = metric.compute()
     assert float(result["value"]) == pytest.approx(0.5)
-    half = 1.96 * float(values.std()) / math.sqrt(3)
-    assert float(result["low"]) == pytest.approx(max(0, 0.5 - half))
-    assert float(result["high"]) == pytest.approx(min(1, 0.5 + half))
+    low, high = wilson_mean(0.5, float(values.var(correction=0)), 3)
+    assert (float(result["low"]), float(result["high"])) == pytest.approx((low, high))
+    # The standard error at the centre is that of the values, not of coin flips.
+    assert high - low < wilson(1.5, 3)[1] - wilson(1.5, 3)[0]
 
 
 def test_pass_at_k_interval_keeps_a_width_where_all_values_agree() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from stepneg.grading import grade, symbolic
-from stepneg.grading.symbolic import WORKER, symbolically_equal
+from stepneg.grading.symbolic import POOL, Worker, symbolically_equal
+from stepneg.grading.verifier import EVERY
 
 HUGE = 1_000_000
 BOUNDED = {
@@ -43,12 +44,17 @@ BOUNDED = {
 }
 
 
+def current() -> Worker:
+    """The worker that the next question of a single thread goes to."""
+    return POOL.idle.queue[-1]
+
+
 @pytest.mark.parametrize("name", BOUNDED)
 def test_bounded_without_the_child(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("stepneg.grading.compare.symbolically_equal", lambda *_: None)
     start = time.process_time()
     for form in ("math", "gsm8k", "number"):
-        assert not grade(BOUNDED[name], "81, 256", form, flexible=True).correct
+        assert not grade(BOUNDED[name], "81, 256", form, EVERY[form]).correct
     assert time.process_time() - start < 5
 
 
@@ -64,22 +70,22 @@ def test_a_hang_costs_one_unparsable_verdict(answer: str) -> None:
 
 def test_a_lost_child_is_replaced() -> None:
     assert symbolically_equal("2x", "x+x") is True
-    assert WORKER.child is not None
-    os.kill(WORKER.child.pid, signal.SIGKILL)
-    WORKER.child.wait()
+    assert current().child is not None
+    os.kill(current().child.pid, signal.SIGKILL)
+    current().child.wait()
     assert symbolically_equal("2y", "y+y") is True
 
 
 def test_silence_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert symbolically_equal("2x", "x+x") is True
-    assert WORKER.child is not None
-    stopped = WORKER.child.pid
+    assert current().child is not None
+    stopped = current().child.pid
     os.kill(stopped, signal.SIGSTOP)
     monkeypatch.setattr(symbolic, "REPLY_SECONDS", 0.3)
     assert symbolically_equal("2x", "x+x") is None
     monkeypatch.undo()
     assert symbolically_equal("2x", "x+x") is True
-    assert WORKER.child.pid != stopped
+    assert current().child.pid != stopped
 
 
 def test_an_interrupted_question_leaves_no_answer_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +101,7 @@ def test_an_interrupted_question_leaves_no_answer_for_the_next(monkeypatch: pyte
 
 
 def test_a_child_that_cannot_start_is_an_error_not_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    WORKER.stop()
+    POOL.stop()
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(RuntimeError, match="did not start"):
         symbolically_equal("2x", "x+x")
@@ -110,15 +116,15 @@ def test_threads() -> None:
 
 def ask_in_fork(child_pid: int, answers: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
     equal = symbolically_equal("2x", "x+x")
-    answers.put((equal, WORKER.child is not None and WORKER.child.pid != child_pid))
+    answers.put((equal, current().child is not None and current().child.pid != child_pid))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_daemon_has_its_own_child() -> None:
     """As in a data loader's worker: forked, daemonic, while the parent's child lives."""
     assert symbolically_equal("2x", "x+x") is True
-    assert WORKER.child is not None
-    pid = WORKER.child.pid
+    assert current().child is not None
+    pid = current().child.pid
     fork = multiprocessing.get_context("fork")
     answers = fork.Queue()
     process = fork.Process(target=ask_in_fork, args=(pid, answers), daemon=True)
@@ -126,7 +132,7 @@ def test_a_forked_daemon_has_its_own_child() -> None:
     assert answers.get(timeout=60) == (True, True)
     process.join()
     assert symbolically_equal("3x", "x+2x") is True
-    assert WORKER.child.pid == pid
+    assert current().child.pid == pid
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -137,15 +143,15 @@ def test_no_child_for_numbers_and_no_heavy_imports() -> None:
     code = (
         "import sys; from stepneg.grading import grade, symbolic;"
         "grade('#### 1/3', '18', 'gsm8k'); grade('x 7', 'abc', 'number'); grade(r'\\boxed{0.5}', '1/3', 'math');"
-        "print(symbolic.WORKER.child, 'torch' in sys.modules, 'sympy' in sys.modules)"
+        "print(symbolic.POOL.workers[0].child, 'torch' in sys.modules, 'sympy' in sys.modules)"
     )
     assert run(code).stdout.split() == ["None", "False", "False"]
 
 
 def test_the_child_ends_with_its_parent() -> None:
     code = (
-        "import os; from stepneg.grading.symbolic import WORKER, symbolically_equal;"
-        "symbolically_equal('2x', 'x+x'); print(WORKER.child.pid, flush=True); {end}"
+        "import os; from stepneg.grading.symbolic import POOL, symbolically_equal;"
+        "symbolically_equal('2x', 'x+x'); print(POOL.workers[0].child.pid, flush=True); {end}"
     )
     for end in ("pass", "os._exit(1)"):  # in order, and without clean-up
         child = int(run(code.format(end=end)).stdout)

@@ -1,0 +1,128 @@
+"""Two evaluations of the same problems, paired: exact McNemar test and bootstrap of the difference."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest, bootstrap
+
+from stepneg.errors import InputError
+
+RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first, over the same problems.
+
+    Attributes:
+        first: mean of the first.
+        second: mean of the second.
+        low: lower end of the difference's 95 % interval (percentile bootstrap over problems).
+        high: upper end.
+        gained: problems where the second is better.
+        lost: problems where the first is better.
+        p: two-sided exact McNemar test (a sign test where values are shares) of gained against lost.
+    """
+
+    first: float
+    second: float
+    low: float
+    high: float
+    gained: int
+    lost: int
+    p: float
+
+    @property
+    def words(self) -> str:
+        """The difference in points, its interval and the test."""
+        points = f"{100 * (self.second - self.first):+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+        return f"{points}, {self.gained} gained and {self.lost} lost, p = {self.p:.2g}"
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Two-sided exact p-value of ``gained`` against ``lost`` discordant problems (McNemar 1947); 1 without any."""
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Difference:
+    """The difference of two measurements [N] in [0, 1] of the same N problems.
+
+    Raises:
+        ValueError: the lengths differ, or there is no problem.
+    """
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise ValueError(f"expected two vectors of one length, got shapes {first.shape} and {second.shape}")
+    change = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+    low = high = float(change.mean())
+    if len(set(change.tolist())) > 1:
+        # In batches: all resamples of 5,000 problems at once would take 400 MB.
+        found = bootstrap(
+            (change,), np.mean, n_resamples=RESAMPLES, method="percentile", batch=100, rng=np.random.default_rng(seed)
+        )
+        low, high = map(float, found.confidence_interval)
+    gained, lost = int((change > 0).sum()), int((change < 0).sum())
+    return Difference(float(np.mean(first)), float(np.mean(second)), low, high, gained, lost, mcnemar(gained, lost))
+
+
+def read_evaluated(place: Path) -> dict[str, dict[str, Any]]:
+    """The graded problems of an evaluation by id: its JSONL file, or the folder of a run or an evaluation.
+
+    Raises:
+        InputError: there is none, or a row is malformed.
+    """
+    files = [place, place / "evaluation.jsonl", place / "evaluation" / "test.jsonl"]
+    file = next((f for f in files if f.is_file()), None)
+    if file is None:
+        raise InputError(f"{place}: no evaluation; give a run that `stepneg test` has tested, or evaluation.jsonl")
+    rows: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            row = {
+                "accuracy": float(row["correct"]),
+                "mean of the samples": row["samples_correct"] / len(row["samples"]),
+                "maj@k": float(row["majority_correct"]),
+                "id": row["problem_id"],
+            }
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            raise InputError(f"{file}, line {number}: not a graded problem ({error!r}); evaluate again") from error
+        rows[row["id"]] = row
+    if not rows:
+        raise InputError(f"{file}: holds no problem; evaluate again")
+    return rows
+
+
+def column(rows: dict[str, dict[str, Any]], name: str, ids: list[str]) -> np.ndarray:
+    """One measurement of the problems, [N]."""
+    return np.array([rows[i][name] for i in ids])
+
+
+def compare_files(first: Path, second: Path) -> str:
+    """Is the second evaluation better than the first? Paired over the problems that both have.
+
+    Args:
+        first: a tested run, an evaluation's folder, or its JSONL file.
+        second: the same, of the other policy.
+
+    Returns:
+        A table in Markdown: the means, the difference with its 95 % bootstrap interval, McNemar's exact test.
+
+    Raises:
+        InputError: one of them cannot be read, or they share no problem.
+    """
+    a, b = read_evaluated(first), read_evaluated(second)
+    shared = [name for name in a if name in b]
+    if not shared:
+        raise InputError(f"{first} and {second}: not one problem in both; evaluate both on the same problems")
+    lines = ["| | first | second | difference (95 %) | gained | lost | p |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for name in ("accuracy", "mean of the samples", "maj@k"):
+        d = paired_difference(column(a, name, shared), column(b, name, shared))
+        change = f"{100 * (d.second - d.first):+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
+        cells = [name, f"{100 * d.first:.1f} %", f"{100 * d.second:.1f} %", change, d.gained, d.lost, f"{d.p:.2g}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    left = (len(a) - len(shared)) + (len(b) - len(shared))
+    lines += ["", f"{len(shared)} problems in both" + (f"; {left} in only one are left out" if left else "") + "."]
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""LightningCLI's verbs: ``fit``, ``validate``, ``test`` and ``predict``."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+
+from stepneg.callbacks.export import Export
+from stepneg.callbacks.throughput import Throughput
+from stepneg.errors import InputError
+from stepneg.policy import Policy
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the whole configuration to ``RUN/config.yaml``."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Called once, on rank zero."""
+        root = Path(trainer.default_root_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False)
+        (root / ("config.yaml" if stage == "fit" else f"config-{TrainerFn(stage).value}.yaml")).write_text(text)
+
+
+class StepnegCLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` on :class:`Policy` and any stepneg DataModule."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Checkpoints and exports are part of every run."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {"checkpoint.save_last": True, "checkpoint.save_top_k": 0, "checkpoint.save_on_train_epoch_end": True}
+        )
+        parser.add_lightning_class_args(Export, "export")
+        parser.add_lightning_class_args(Throughput, "throughput")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse what :func:`run` was given; it is the command line, or stands in for it."""
+        self.config = parser.parse_args(args)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Everything of a run goes below ``trainer.default_root_dir``, events to ``RUN/tensorboard``."""
+        root = self._get(self.config_init, "trainer.default_root_dir")
+        if root is None:
+            raise InputError("trainer.default_root_dir is not set; name the run's directory, for example runs/sft")
+        checkpoint = self._get(self.config_init, "checkpoint")
+        checkpoint.dirpath = checkpoint.dirpath or str(Path(root) / "checkpoints")
+        if self._get(self.config_init, "trainer.logger") is None:
+            kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
+        return super().instantiate_trainer(default_root_dir=str(root), **kwargs)
+
+
+DESCRIPTION = """Learn from the step where a wrong solution went wrong. Besides the verbs listed below there are
+init (a fresh small model with its own tokenizer), pipeline (a chain of fits and tests, done ones skipped), report
+(one table and plot over all tested runs), evaluate (a policy on GSM8K, MATH or other problems), grade (anybody's
+responses in a JSONL file) and compare (two evaluations of the same problems); each explains itself with --help."""
+
+
+def run(argv: list[str]) -> None:
+    """Run a verb of LightningCLI."""
+    StepnegCLI(
+        Policy,
+        L.LightningDataModule,
+        subclass_mode_data=True,
+        save_config_callback=RunConfig,
+        save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        seed_everything_default=0,
+        parser_kwargs={"prog": "stepneg", "exit_on_error": False, "description": DESCRIPTION},
+        args=argv,
+    )
