@@ -1,8 +1,10 @@
 """Which verb runs what."""
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 
@@ -54,14 +56,26 @@ def evaluate_verb(argv: list[str]) -> None:
     """Greedy accuracy, pass@k and maj@k of a policy folder."""
     from stepneg.evaluation import evaluate_policy
 
-    print(jsonargparse.auto_cli(evaluate_policy, args=argv, exit_on_error=False, prog="stepneg evaluate"))
+    print(call(evaluate_policy, argv, "evaluate", ["policy"]))
 
 
 def grade_verb(argv: list[str]) -> None:
     """Grade the responses of a JSONL file; the summary goes to standard output as JSON."""
     from stepneg.grading.batch import grade_file
 
-    print(json.dumps(jsonargparse.auto_cli(grade_file, args=argv, exit_on_error=False, prog="stepneg grade"), indent=1))
+    print(json.dumps(call(grade_file, argv, "grade", ["file"]), indent=1))
+
+
+def call(function: Callable[..., Any], argv: list[str], verb: str, positional: list[str]) -> Any:
+    """Call a function with command-line arguments, those of ``positional`` by place and all others by name."""
+    brief = (function.__doc__ or "").split("Args:")[0]
+    parser = jsonargparse.ArgumentParser(prog=f"stepneg {verb}", description=brief, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="options in a YAML file")
+    named = [name for name in inspect.signature(function).parameters if name not in positional]
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(named))
+    parser.add_function_arguments(function, as_group=False, skip=set(positional))
+    arguments = parser.instantiate_classes(parser.parse_args(argv))
+    return function(**{name: arguments[name] for name in inspect.signature(function).parameters})
 
 
 def compare_verb(argv: list[str]) -> None:

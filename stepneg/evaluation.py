@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -185,7 +185,7 @@ TEST_PROBLEMS: dict[str, tuple[ProblemSource, Form, int]] = {
 
 def evaluate_policy(
     policy: Path,
-    problems: Literal["gsm8k", "math", "arithmetic"] | ProblemSource,
+    problems: ProblemSource | str,
     form: Form | None = None,
     marks: list[Mark] | None = None,
     template: str | None = None,
@@ -205,7 +205,8 @@ def evaluate_policy(
 
     Args:
         policy: HF folder with weights in safetensors and a tokenizer.
-        problems: gsm8k, math or arithmetic for their test problems, or any source by class_path.
+        problems: gsm8k, math or arithmetic for their test problems, or any source by class_path, such as
+            stepneg.problems.jsonl.Jsonl with --problems.path FILE.
         form: how answers are read and compared (gsm8k, math, number); by default what the named problems have.
         marks: where the final answer is looked for; by default the mark that the method trains: #### or \\boxed.
         template: the prompt; {question} is replaced. By default that of the fit which exported the policy.
@@ -227,6 +228,11 @@ def evaluate_policy(
         InputError: the policy, the problems or an option cannot be used.
     """
     if isinstance(problems, str):
+        if problems not in TEST_PROBLEMS:
+            raise InputError(
+                f"problems: {problems!r} is none of {', '.join(TEST_PROBLEMS)}, and no class of problems; "
+                "name one, or a class with its options as --problems stepneg.problems.jsonl.Jsonl --problems.path FILE"
+            )
         source, own_form, room = TEST_PROBLEMS[problems]
         name, form = str(problems), form or own_form
     else:

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 from stepneg.errors import InputError
 from stepneg.grading import extract
 from stepneg.grading.compare import EQUAL_RULES, compare_formulas, compare_numbers
-from stepneg.grading.number import as_number
+from stepneg.grading.normalise import normalise
+from stepneg.grading.number import LONGEST, as_number
 
 Form = Literal["gsm8k", "math", "number"]
 Mark = Literal["hashes", "boxed", "stated", "last_number"]
@@ -30,14 +31,31 @@ MARK_NAMES: dict[Mark, str] = {
 
 
 def number_in(find: Find) -> Find:
-    """The same finder, with what it found freed of its unit."""
-    return lambda text: None if (line := find(text)) is None else extract.bare_number(line)
+    """The same finder, with what it found freed of its unit or, if that is no number, of its LaTeX."""
+
+    def bare(text: str) -> str | None:
+        line = find(text)
+        if line is None:
+            return None
+        number = extract.bare_number(line)
+        if as_number(number) is None and len(line) <= LONGEST:
+            latex = extract.bare_number(normalise(line))
+            return number if as_number(latex) is None else latex
+        return number
+
+    return bare
+
+
+def stated_number(text: str) -> str | None:
+    """What is stated as a whole, if it is a number; else the first number in it."""
+    whole = number_in(extract.stated_formula)(text)
+    return whole if whole is not None and as_number(whole) is not None else extract.stated_number(text)
 
 
 NUMBER_FINDERS: dict[Mark, Find] = {
     "hashes": number_in(extract.after_hashes),
     "boxed": number_in(extract.last_boxed),
-    "stated": extract.stated_number,
+    "stated": stated_number,
     "last_number": extract.last_number,
 }
 FORMULA_FINDERS: dict[Mark, Find] = {
@@ -122,8 +140,8 @@ def grade(response: str, reference: str, form: Form, marks: Sequence[Mark] | Non
     """
     found = find_answer(response, form, marks)
     if found is None:
-        wanted = " or ".join(MARK_NAMES[mark] for mark in (STRICT[form] if marks is None else marks))
-        return Verdict(False, None, "no_answer", f"the response has no {wanted}")
+        wanted = [MARK_NAMES[mark] for mark in (STRICT[form] if marks is None else marks)]
+        return Verdict(False, None, "no_answer", f"the response has no {', no '.join(wanted)}")
     answer, mark = found
     rule, why = COMPARE[form](answer, reference.strip())
     return Verdict(rule in EQUAL_RULES, answer, rule, why, mark)

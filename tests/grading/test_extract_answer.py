@@ -73,7 +73,7 @@ def test_gsm8k_strict(text: str, answer: str | None) -> None:
     ("text", "answer"),
     [
         ("#### 3\nThe answer is 4", "3"),
-        ("The answer is not 5. The answer is $6 a day.", "$6"),
+        ("The answer is not 5. The answer is $6 a day.", "6"),
         ("the final answer: 7 eggs", "7"),
         ("5 + 5 = 10\nA: 26", "26"),
         ("He has 5 - 3 = 2 left, so 10-4", "4"),
@@ -83,6 +83,11 @@ def test_gsm8k_strict(text: str, answer: str | None) -> None:
         ("half, .5", ".5"),
         ("nothing", None),
         ("The answer is unknown, though 12 was close", "12"),
+        (r"so \boxed{18\text{ dollars}}", "18"),
+        (r"so \boxed{\$1{,}250}", "1250"),
+        (r"The answer is \boxed{\frac12}.", r"\frac{1}{2}"),
+        (r"The answer is $\dfrac{3}{4}$ of it.", r"\frac{3}{4}"),
+        (r"The answer is $-7$ degrees", "-7"),
     ],
 )
 def test_gsm8k_flexible(text: str, answer: str | None) -> None:
