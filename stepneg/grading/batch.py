@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,8 @@ def grade_file(
     except OSError as error:
         raise InputError(f"{output}: {error.strerror or error}; give a place that can be written") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
     low, high = wilson(correct, total)
     summary: dict[str, Any] = {"rows": total, "correct": correct, "accuracy": correct / total}
     summary |= {"accuracy_low": low, "accuracy_high": high}

@@ -36,12 +36,12 @@ class ProblemMean(Metric):
         super().reset()
         # Never an empty list: torchmetrics would gather it as one of another type, and gloo aborts the processes.
         self.problems.append(torch.zeros(0, dtype=torch.long, device=self.device))
-        self.values.append(torch.zeros(0, dtype=torch.float32, device=self.device))
+        self.values.append(torch.zeros(0, dtype=torch.float64, device=self.device))
 
     def add(self, problem: int, value: float) -> None:
         """Count a problem."""
         self.problems.append(torch.tensor([problem], dtype=torch.long, device=self.device))
-        self.values.append(torch.tensor([value], dtype=torch.float32, device=self.device))
+        self.values.append(torch.tensor([value], dtype=torch.float64, device=self.device))
 
     def interval(self, values: Tensor) -> tuple[float, float]:
         """95 % interval of the mean of 0/1 values [N]: Wilson."""
@@ -56,7 +56,7 @@ class ProblemMean(Metric):
         kept = torch.tensor(list(seen.values()), dtype=torch.float64)
         low, high = self.interval(kept)
         figures = {"value": float(kept.mean()), "low": low, "high": high, "n": len(kept)}
-        return {name: torch.tensor(figure, device=self.device) for name, figure in figures.items()}
+        return {name: torch.tensor(figure, dtype=torch.float64, device=self.device) for name, figure in figures.items()}
 
 
 class Accuracy(ProblemMean):

@@ -1,0 +1,50 @@
+"""Paired differences against the exact test by hand and the normal interval."""
+
+from math import comb, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepneg.analysis.paired import mcnemar, paired_difference
+
+
+@given(gained=st.integers(0, 40), lost=st.integers(0, 40))
+def test_mcnemar_is_the_two_sided_binomial_tail(gained: int, lost: int) -> None:
+    n, least = gained + lost, min(gained, lost)
+    tail = 2 * sum(comb(n, i) for i in range(least + 1)) / 2**n
+    assert mcnemar(gained, lost) == pytest.approx(min(1.0, tail))
+
+
+def test_the_interval_is_that_of_paired_not_of_separate_samples() -> None:
+    rng = np.random.default_rng(1)
+    first = rng.random(2000) < 0.5
+    second = np.where(rng.random(2000) < 0.1, ~first, first)
+    found = paired_difference(first, second)
+    change = second.astype(float) - first.astype(float)
+    half = 1.96 * change.std() / sqrt(2000)
+    assert found.low == pytest.approx(change.mean() - half, abs=0.003)
+    assert found.high == pytest.approx(change.mean() + half, abs=0.003)
+    assert (found.gained, found.lost) == (int((change > 0).sum()), int((change < 0).sum()))
+    assert found.second - found.first == pytest.approx(change.mean())
+
+
+def test_equal_measurements_differ_by_nothing() -> None:
+    same = np.array([1.0, 0.0, 0.5])
+    found = paired_difference(same, same)
+    assert (found.low, found.high, found.gained, found.lost, found.p) == (0.0, 0.0, 0, 0, 1.0)
+
+
+def test_the_order_of_the_two_turns_the_sign() -> None:
+    rng = np.random.default_rng(2)
+    first, second = rng.random(50), rng.random(50)
+    there, back = paired_difference(first, second), paired_difference(second, first)
+    assert (there.gained, there.lost, there.p) == (back.lost, back.gained, back.p)
+    assert there.low == pytest.approx(-back.high, abs=0.02)
+
+
+@pytest.mark.parametrize(("a", "b"), [([1.0], [1.0, 0.0]), ([], []), ([[1.0]], [[1.0]])])
+def test_what_cannot_be_paired_is_refused(a: list[float], b: list[float]) -> None:
+    with pytest.raises(ValueError, match="two vectors of one length"):
+        paired_difference(np.array(a), np.array(b))
