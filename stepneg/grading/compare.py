@@ -3,6 +3,7 @@
 import re
 from functools import lru_cache
 
+from stepneg.grading.bounds import same_value
 from stepneg.grading.normalise import normalise
 from stepneg.grading.number import LONGEST, as_number
 from stepneg.grading.symbolic import symbolically_equal
@@ -13,11 +14,13 @@ EQUAL_RULES = frozenset({"exact", "normalised", "numeric", "plain", "symbolic"})
 DEEPEST = 20  # nested brackets of any kind
 RELATION = re.compile(r"=|\\in(?![a-z])")
 NAME = re.compile(r"(?:\\?[A-Za-z]+(?:_\{[0-9A-Za-z]+\})?(?:\([a-z](?:,[a-z])*\))?)(?:=|\\in(?![a-z]))")
-BASE = re.compile(r"(?P<digits>-?[0-9A-Z]+)_\{(?P<base>[0-9]+)\}")
+BASE = re.compile(r"(?P<digits>-?[0-9A-Z]+(?:\.[0-9A-Z]+)?)_\{(?P<base>[0-9]+)\}")
 CAPITALS = re.compile(r"[A-Z]{3,}")  # an order or a polygon: CBAD is not ABCD, although the products are equal
 WORD = re.compile(r"[A-Za-z]{3,}")
 TIME = re.compile(r"[0-9]{1,2}(?::[0-9]{2})*[ap]m", re.IGNORECASE)
 NO_LIST = re.compile(r"\\(?:pm|mp|cup|cap|begin|leq|geq|neq|in(?![a-z]))|[<>]")  # for the symbolic comparison
+MATRIX = re.compile(r"\\begin\{([pb])matrix\}(?P<inside>(?:(?!\\begin|\\end).)*)\\end\{\1matrix\}", re.DOTALL)
+NO_NUMBER = re.compile(r"\\(?:pm|mp|cup|begin\{[pb]|leq|geq|infty|in(?![a-z]))|[<>]")  # says more than one number can
 BRACKET = re.compile(r"\\[{}]|[()\[\]{}]|,|;|\\.|.", re.DOTALL)
 OPENING = frozenset({"(", "[", "{", r"\{"})
 CLOSING = frozenset({")", "]", "}", r"\}"})
@@ -79,12 +82,14 @@ def decide(left: str, right: str) -> bool | None:
     if a is not None and b is not None:
         return a == b
     if ("=" in left) != ("=" in right):
-        return False  # x^2 = 5 is not 5
-    for rule in (decide_words, decide_bases, decide_elements):
+        return decide_working(left, right)
+    if (a is None) != (b is None) and NO_NUMBER.search(left if a is None else right):
+        return False
+    for rule in (decide_words, decide_bases, decide_matrices, decide_elements, decide_equations):
         decided = rule(left, right)
         if decided is not None:
             return decided
-    return None
+    return same_value(left, right)
 
 
 def without_one_sided_name(left: str, right: str) -> tuple[str, str]:
@@ -96,12 +101,20 @@ def without_one_sided_name(left: str, right: str) -> tuple[str, str]:
     return left, right
 
 
+def decide_working(left: str, right: str) -> bool | None:
+    """``2+3=5`` is 5: every part of the working is the other side. ``x^2=5`` is not 5."""
+    working, other = (left, right) if "=" in left else (right, left)
+    return all_equal([decide(part, other) for part in working.split("=")])
+
+
 def decide_words(left: str, right: str) -> bool | None:
-    """Words and times of day, without case."""
+    """Words and times of day, without case; a word is no number."""
     if any(form.fullmatch(side) for form in (WORD, TIME) for side in (left, right)):
         if left.casefold() == right.casefold():
             return True
         if any(form.fullmatch(side) for form in (CAPITALS, TIME) for side in (left, right)):
+            return False
+        if as_number(left) is not None or as_number(right) is not None:
             return False
     return None
 
@@ -116,6 +129,24 @@ def decide_bases(left: str, right: str) -> bool | None:
     return (a["digits"] if a else left) == (b["digits"] if b else right)
 
 
+def decide_matrices(left: str, right: str) -> bool | None:
+    """Two matrices or vectors in round or square brackets, entry by entry."""
+    a, b = MATRIX.fullmatch(left), MATRIX.fullmatch(right)
+    if not (a and b):
+        return None
+    rows, others = matrix_rows(a["inside"]), matrix_rows(b["inside"])
+    if [len(row) for row in rows] != [len(row) for row in others]:
+        return False
+    return all_equal(
+        [decide(x, y) for row, other in zip(rows, others, strict=True) for x, y in zip(row, other, strict=True)]
+    )
+
+
+def matrix_rows(inside: str) -> list[list[str]]:
+    r"""The entries of each row; a ``\\\\`` behind the last row opens none."""
+    return [row.split("&") for row in inside.removesuffix(r"\\").split(r"\\")]
+
+
 def decide_elements(left: str, right: str) -> bool | None:
     """Tuples, intervals, sets and lists, element by element. A list without brackets and a set have no order."""
     if any(NO_LIST.search(side) for side in (left, right)):
@@ -128,9 +159,22 @@ def decide_elements(left: str, right: str) -> bool | None:
     if len(a) != len(b):
         return False
     if (a_shape or b_shape) not in ("", "{}"):
-        decided = [decide(x, y) for x, y in zip(a, b, strict=True)]
-        return False if False in decided else None if None in decided else True
+        return all_equal([decide(x, y) for x, y in zip(a, b, strict=True)])
     return match_unordered(a, b)
+
+
+def decide_equations(left: str, right: str) -> bool | None:
+    """Equations with one left side are equal if the right sides are; other equations if both sides are."""
+    a, b = left.split("="), right.split("=")
+    if len(a) != 2 or len(b) != 2:
+        return None
+    first, second = decide(a[0], b[0]), decide(a[1], b[1])
+    return second if first else None
+
+
+def all_equal(decided: list[bool | None]) -> bool | None:
+    """Three-valued conjunction: one difference decides, else one open question leaves it open."""
+    return False if False in decided else None if None in decided else True
 
 
 def match_unordered(left: list[str], right: list[str]) -> bool | None:

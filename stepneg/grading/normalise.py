@@ -20,7 +20,7 @@ UNICODE = str.maketrans(
 TEXT = r"\\(?:text|mbox|textrm|textnormal|textbf|textit|mathrm|mathbf|emph|rm)\s*"
 NO_UNIT = r"(?:[ap]\.?\s?m|pi|hundred|thousand|million|billion|dozen|and|or)\b"  # part of the answer
 UNIT = re.compile(rf"{TEXT}\{{\s*(?!{NO_UNIT})(?:[a-z]|[A-Za-z][^{{}}]+)\}}(?:\^\s?\{{?[0-9]\}}?)?$")  # \text{{ cm}}^2
-PLAIN_UNIT = re.compile(rf"(?<=[0-9]) (?!{NO_UNIT})[A-Za-z]{{2,}}(?: [A-Za-z]{{2,}})*$")  # 12 square inches
+PLAIN_UNIT = re.compile(rf"(?<=[0-9}}]) (?!{NO_UNIT})[A-Za-z]{{2,}}(?: [A-Za-z]{{2,}})*$")  # 12 square inches
 MEASURED = re.compile(r"[0-9]|\\pi|\\sqrt")  # what a unit may stand behind
 TRAILING = ".,;: "
 
@@ -42,6 +42,7 @@ SPACING = rewrites(
     (r"\s+", " "),
 )
 SPELLING = rewrites(
+    (r"^ ?\\approx(?![A-Za-z])", ""),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\(le|ge|ne)(?![A-Za-z])", r"\\\1q"),
     (r"<=", r"\\leq "),

@@ -78,8 +78,8 @@ class Verdict:
     Attributes:
         correct: whether its final answer is the reference answer.
         extracted: the final answer as it stands in the response; None without one.
-        rule: what decided: "exact", "normalised", "numeric", "plain" (words, bases, elements of a list) or "symbolic"
-            for equal answers, else "different", "unparsable" or "no_answer".
+        rule: what decided: "exact", "normalised", "numeric", "plain" (words, bases, elements of a list, values in
+            closed form) or "symbolic" for equal answers, else "different", "unparsable" or "no_answer".
         why: the same in words.
         mark: what the answer was found by; None without an answer.
     """

@@ -75,17 +75,42 @@ LISTS = [
 ]
 WORDS = [(r"\text{Evelyn}", "evelyn"), (r"\text{even}", "Even"), (r"\text{1:03 PM}", r"1:03 \text{ p.m.}")]
 BASES = [("43_5", "43"), ("-37_8", "-37_{8}"), (r"\text{A5}_{11}", "A5_{11}")]
-SYMBOLIC = [
+VALUES = [
     (r"\frac{\sqrt{3}}{2}", r"\sqrt{3}/2"),
     (r"3\sqrt{13}", r"\sqrt{117}"),
+    (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"),
+    (r"\sqrt{7+4\sqrt{3}}", r"2+\sqrt{3}"),
+    (r"2\sqrt[3]{2}", r"\sqrt[3]{16}"),
     ("(x+1)^2", "x^2+2x+1"),
+    ("9c+6", "6+9c"),
+    (r"(1+i)^2", "2i"),
+    (r"\frac{1}{1+i}", r"\frac{1-i}{2}"),
+    (r"\frac{3}{4}\pi\text{ inches}", r"\frac{3\pi}{4}"),
+    (r"\frac{\pi}{4} \text{ square feet}", r"\pi/4 square feet"),
+    ("2^{10}", "1024"),
+    ("4!", "24"),
+    (r"2\sin x\cos x", r"\cos x \cdot 2\sin x"),
+    (r"\log_2 8", "3"),
+    (r"\approx 8.24 \text{ mph}", "8.24"),
+    ("6", r"2 \cdot 3 = 6"),
+]
+EQUATIONS = [
     ("y=-2x+1", "y=1-2x"),
+    ("x + y - z + 1 = 0", "x-z+y+1=0"),
+    ("AB=12+12\\sqrt{3}", "AB = 12(1+\\sqrt3)"),
+    ("AB=9, CD=4", "CD=4,AB=9"),
+]
+MATRICES = [
+    (r"\begin{pmatrix} 2 \\ -11 \end{pmatrix}", r"\begin{bmatrix}2\\-11\end{bmatrix}"),
+    (r"\begin{pmatrix} 1/2 & 0 \\ 0 & 2 \end{pmatrix}", r"\begin{pmatrix} 0.5 & 0 \\ 0 & \frac42 \\ \end{pmatrix}"),
+    (r"\begin{pmatrix} \sqrt{12} \\ 1 \end{pmatrix}", r"\begin{pmatrix} 2\sqrt3 \\ 1 \end{pmatrix}"),
+]
+SYMBOLIC = [
     (r"\frac{9}{4}, -\frac{9}{4}", r"\pm\frac94"),
     (r"(-\infty,2]\cup[3,\infty)", r"[3,\infty)\cup(-\infty,2]"),
-    (r"\begin{pmatrix} 2 \\ -11 \end{pmatrix}", r"\begin{bmatrix}2\\-11\end{bmatrix}"),
-    (r"\frac{3}{4}\pi\text{ inches}", r"\frac{3\pi}{4}"),
     (r"\binom{5}{2}", "10"),
-    ("x + y - z + 1 = 0", "x-z+y+1=0"),
+    (r"|x-1|", "|1-x|"),
+    (r"\lfloor 2.5 \rfloor", "2"),
 ]
 DIFFERENT = [
     (r"\frac{1}{2}", "0.51"),
@@ -118,11 +143,27 @@ DIFFERENT = [
     (r"(-\infty,2]\cup[3,\infty)", r"(-\infty,2)\cup[3,\infty)"),
     (r"\begin{pmatrix} 2 \\ -11 \end{pmatrix}", r"\begin{pmatrix}-11\\2\end{pmatrix}"),
     (r"\emptyset", "0"),
+    (r"\frac{1}{2004!}", r"\frac{1}{2005!}"),
+    ("0.0011_2", "0.0011_3"),
+    ("y=2x", "y=3x"),
+    ("x + y = 2", "x + y = 3"),
+    (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+    (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", "1"),
+    ("1", "1+10^{-1000}"),
+    (r"\pi", r"\frac{355}{113}"),
+    (r"2\sqrt{3}", r"3\sqrt{2}"),
+    ("1+i", "1-i"),
+    (r"\sqrt{x^2}", "-x"),
+    ("5", r"\text{five}"),
+    (r"\text{Evelyn}", "3"),
+    ("6", r"2 \cdot 2 = 6"),
     ("3x+2", "3x+3"),
 ]
 
 
-@pytest.mark.parametrize(("reference", "answer"), [*SPELLING, *UNITS, *NUMBERS, *LISTS, *WORDS, *BASES])
+@pytest.mark.parametrize(
+    ("reference", "answer"), [*SPELLING, *UNITS, *NUMBERS, *LISTS, *WORDS, *BASES, *VALUES, *EQUATIONS, *MATRICES]
+)
 def test_equal_without_the_symbolic_comparison(monkeypatch: pytest.MonkeyPatch, reference: str, answer: str) -> None:
     monkeypatch.setattr("stepneg.grading.compare.symbolically_equal", pytest.fail)
     verdict = grade(rf"so $\boxed{{{answer}}}$.", reference, "math")
@@ -198,6 +239,18 @@ def test_no_number(text: str) -> None:
 
 
 def test_normalising_twice_changes_nothing() -> None:
-    for reference, answer in [*SPELLING, *UNITS, *NUMBERS, *LISTS, *WORDS, *BASES, *SYMBOLIC, *DIFFERENT]:
+    for reference, answer in [
+        *SPELLING,
+        *UNITS,
+        *NUMBERS,
+        *LISTS,
+        *WORDS,
+        *BASES,
+        *VALUES,
+        *EQUATIONS,
+        *MATRICES,
+        *SYMBOLIC,
+        *DIFFERENT,
+    ]:
         for text in (reference, answer):
             assert normalise(normalise(text)) == normalise(text)
