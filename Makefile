@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo seeds test test-slow lint base clean
+.PHONY: setup demo seeds test test-slow fuzz bench-grading lint base clean
 
 setup: .venv/ready
 
@@ -43,6 +43,15 @@ test: lint
 
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# The grader's properties on 20,000 examples each: about half an hour.
+fuzz: setup
+	$(BIN)/pytest tests/grading/test_grade_properties.py tests/grading/test_bounds.py --hypothesis-profile=fuzz
+
+# The tables of docs/grading.md: about ten minutes.
+bench-grading: setup
+	$(BIN)/python -m benchmarks.grading_agreement
+	$(BIN)/python -m benchmarks.grading_speed
 
 clean:
 	rm -rf .venv runs

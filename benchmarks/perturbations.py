@@ -21,7 +21,7 @@ DECIMAL = re.compile(r"-?[0-9]*\.[0-9]+")
 INTERVAL = re.compile(r"(?P<open>[(\[])(?P<low>[^,()\[\]]+),(?P<high>[^,()\[\]]+)(?P<close>[)\]])")
 TERMS = re.compile(r"(?P<first>[^-+=,<>&|()\[\]{}\s]+)\+(?P<second>[^-+=,<>&|()\[\]{}\s]+)")
 LIST = re.compile(r"[^,()\[\]{}|]+(?:,[^,()\[\]{}|]+)+")
-UNITS = (r"\text{ cm}", r"\text{ cm}^2", r"\text{ units}", r"\mbox{ inches}", " square feet", r"^\circ", r"\%")
+UNITS = (r"\text{ cm}", r"\text{ cm}^2", r"\text{ units}", r"\mbox{ inches}", " square feet", r"^\circ")
 IN_WORDS = re.compile(r"\\(?:text|mbox|textbf)|\\begin\{(?!pmatrix)|_")  # bases, orders of letters, sentences
 
 
@@ -91,6 +91,11 @@ def with_unit(answer: str, rng: random.Random) -> str | None:
     return answer + unit if re.fullmatch(r"-?[0-9.]+", answer) or FRACTION.fullmatch(answer) else None
 
 
+def with_percent(answer: str, _: random.Random) -> str | None:
+    """A per cent sign behind a number: the same to the graders of MATH, a hundredth to others."""
+    return rf"{answer}\%" if re.fullmatch(r"-?[0-9.]+", answer) else None
+
+
 def with_currency(answer: str, _: random.Random) -> str | None:
     """A dollar sign before a number."""
     return rf"\${answer}" if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", answer) else None
@@ -145,7 +150,7 @@ def mixed_number(answer: str, _: random.Random) -> str | None:
 
 def reordered_list(answer: str, rng: random.Random) -> str | None:
     """A list without brackets in another order."""
-    if IN_WORDS.search(answer) or re.search(r"\\[!,;]", answer) or not LIST.fullmatch(answer):
+    if IN_WORDS.search(answer) or re.search(r"\\[!,;$]", answer) or not LIST.fullmatch(answer):
         return None
     if re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+", answer) or re.search(r"[=<>]", answer):
         return None
@@ -205,6 +210,7 @@ RIGHT: dict[str, Perturbation] = {
     "thousands separators": with_thousands,
     "unit added": with_unit,
     "currency added": with_currency,
+    "per cent sign added": with_percent,
     "spacing": spaced,
     r"\left and \right": sized_brackets,
     "braces of exponents": braced_exponents,

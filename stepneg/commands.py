@@ -21,19 +21,59 @@ def init_verb(argv: list[str]) -> None:
 def pipeline_verb(argv: list[str]) -> None:
     """A chain of fits and tests, done stages skipped, and the report at the end."""
     from stepneg.analysis.report import report
-    from stepneg.pipeline import Stage, pipeline
+    from stepneg.pipeline import cells, pipeline
 
-    parser = jsonargparse.ArgumentParser(prog="stepneg pipeline", description=pipeline.__doc__, exit_on_error=False)
-    parser.add_argument("--config", action="config", required=True, help="the chain, a YAML file")
-    parser.add_argument("--root", type=Path, required=True, help="run directory")
-    parser.add_argument("--seeds", type=list[int], default=[0], help="each repeats the chain in ROOT/seed-N")
-    parser.add_argument("--stages", type=list[Stage], required=True, help="name, config, args and verbs of each run")
+    parser = chain_parser("pipeline", pipeline.__doc__)
     parser.add_argument("--order", type=list[str], default=[], help="methods in the order that the report checks")
     config = parser.parse_args(argv)
     folder = Path(str(config.config[-1])).parent
     stages = parser.instantiate_classes(config).stages
-    pipeline(run, folder, config.root, stages, config.seeds)
+    pipeline(run, folder, stages, cells(config.root, config.seeds))
     print(report(config.root, config.order))
+
+
+def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentParser:
+    """The options that pipelines and sweeps share."""
+    from stepneg.pipeline import Stage
+
+    parser = jsonargparse.ArgumentParser(prog=f"stepneg {verb}", description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", required=True, help="the chain, a YAML file")
+    parser.add_argument("--root", type=Path, required=True, help="run directory")
+    parser.add_argument("--seeds", type=list[int], default=[0], help="each repeats the chain in ROOT/seed-N")
+    parser.add_argument("--stages", type=list[Stage], required=True, help="name, config, args and verbs of each run")
+    return parser
+
+
+def sweep_verb(argv: list[str]) -> None:
+    """The chain at several sizes of the training set; which method needs how many problems."""
+    from stepneg.analysis.scaling import scaling
+    from stepneg.pipeline import cells, part_of, pipeline
+
+    parser = chain_parser("sweep", sweep_verb.__doc__)
+    parser.add_argument("--sizes", type=list[int], required=True, help="training problems; ROOT/size-N/seed-M")
+    parser.add_argument(
+        "--part", type=str, default="1/1", help="which share of the cells, 1/4 to 4/4, as in job arrays"
+    )
+    parser.add_argument(
+        "--baseline", type=str, default="sft", help="the method whose curve the others are held against"
+    )
+    config = parser.parse_args(argv)
+    folder = Path(str(config.config[-1])).parent
+    stages = parser.instantiate_classes(config).stages
+    every = cells(config.root, config.seeds, config.sizes)
+    chosen = part_of(every, config.part)
+    pipeline(run, folder, stages, chosen)
+    if len(chosen) == len(every):
+        print(scaling(config.root, config.baseline))
+    else:
+        print(f"part {config.part} is done; once all are, the same command without --part writes the tables")
+
+
+def theorem_verb(argv: list[str]) -> None:
+    """Theorem 6.1 as an experiment."""
+    from stepneg.studies.theorem import theorem
+
+    print(call(theorem, argv, "theorem", []))
 
 
 def report_verb(argv: list[str]) -> None:
@@ -88,6 +128,8 @@ def compare_verb(argv: list[str]) -> None:
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "init": init_verb,
     "pipeline": pipeline_verb,
+    "sweep": sweep_verb,
+    "theorem": theorem_verb,
     "report": report_verb,
     "evaluate": evaluate_verb,
     "grade": grade_verb,

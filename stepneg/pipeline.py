@@ -1,6 +1,7 @@
-"""``stepneg pipeline``: a chain of fits and tests over seeds; what is done and unchanged is skipped."""
+"""``stepneg pipeline`` and ``stepneg sweep``: a chain of fits and tests over seeds and sizes; done runs are skipped."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,27 +22,72 @@ class Stage:
     Args:
         name: the method's name in the report, and the run directory's.
         config: configuration files of ``stepneg fit``, beside the pipeline's own file.
-        args: further options, such as ``{"data.policy": "{root}/sft/last"}``; ``{root}`` and ``{seed}`` are replaced.
+        args: further options, such as ``{"data.policy": "{root}/sft/last"}``; ``{root}``, ``{seed}`` and, in a sweep,
+            ``{size}`` are replaced.
         verbs: what is run: fit, then test of the policy that the fit left; only test for a policy as it is.
+        sizes: in a sweep, the only sizes at which the stage runs.
     """
 
     name: str
     config: list[str]
     args: dict[str, Any] = field(default_factory=dict)
     verbs: list[Verb] = field(default_factory=lambda: ["fit", "test"])
+    sizes: list[int] | None = None
 
 
-def arguments(stage: Stage, verb: Verb, root: Path, seed: int, folder: Path) -> list[str]:
+@dataclass(frozen=True)
+class Cell:
+    """One repetition of the chain: its directory, its seed and, in a sweep, its size."""
+
+    home: Path
+    seed: int
+    size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The cell in words."""
+        return f"seed {self.seed}" if self.size is None else f"size {self.size}, seed {self.seed}"
+
+    def fill(self, text: str) -> str:
+        """A stage's argument with ``{root}``, ``{seed}`` and ``{size}`` replaced."""
+        for key, value in {"root": self.home, "seed": self.seed, "size": self.size}.items():
+            if value is not None:
+                text = text.replace(f"{{{key}}}", str(value))
+        return text
+
+
+def cells(root: Path, seeds: list[int], sizes: list[int] | None = None) -> list[Cell]:
+    """The repetitions of a chain: ``root/seed-SEED``, or ``root/size-SIZE/seed-SEED``; all sizes of a seed in a row."""
+    if sizes is None:
+        return [Cell(root / f"seed-{seed}", seed) for seed in seeds]
+    return [Cell(root / f"size-{size}" / f"seed-{seed}", seed, size) for seed in seeds for size in sizes]
+
+
+def part_of(repeat: list[Cell], part: str) -> list[Cell]:
+    """Every N-th cell, from number n: part n/N of a job array.
+
+    Raises:
+        InputError: not of the form n/N with 1 <= n <= N.
+    """
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise InputError(f"part: {part!r} is not one of 1/N, 2/N, ... N/N; write for example 2/4")
+    return repeat[int(found[1]) - 1 :: int(found[2])]
+
+
+def arguments(stage: Stage, verb: Verb, cell: Cell, folder: Path) -> list[str]:
     """The command line of a stage's verb."""
+    root = cell.home
     argv: list[str] = [verb]
     for name in stage.config:
         if not (folder / name).is_file():
             raise InputError(f"stage {stage.name}: {folder / name}: no such configuration file; mend its `config`")
         argv += ["--config", str(folder / name)]
-    argv += [f"--trainer.default_root_dir={root / stage.name}", f"--seed_everything={seed}", f"--data.seed={seed}"]
+    argv += [f"--trainer.default_root_dir={root / stage.name}", f"--seed_everything={cell.seed}"]
+    argv.append(f"--data.seed={cell.seed}")
     for key, value in stage.args.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        argv.append(f"--{key}={text.replace('{root}', str(root)).replace('{seed}', str(seed))}")
+        argv.append(f"--{key}={cell.fill(text)}")
     if verb == "fit":
         argv.append("--ckpt_path=last")
     elif "fit" in stage.verbs:
@@ -68,25 +114,30 @@ def is_done(record: Path, mark: str, output: Path) -> bool:
     return bool(json.loads(record.read_text()).get("fingerprint") == mark)
 
 
-def pipeline(run: Callable[[list[str]], None], folder: Path, root: Path, stages: list[Stage], seeds: list[int]) -> None:
-    """Run the stages in order for each seed. A stage whose fingerprint and output are there is skipped.
+def pipeline(run: Callable[[list[str]], None], folder: Path, stages: list[Stage], repeat: list[Cell]) -> None:
+    """Run the stages in order in each cell. A stage whose fingerprint and output are there is skipped.
 
     Args:
         run: executes a ``stepneg`` command line in this process (the sampling engine lives on between stages).
         folder: where the stages' configuration files are.
-        root: the run directory; a seed's runs are in ``root/seed-SEED/STAGE``.
         stages: the chain.
-        seeds: each seed repeats the chain.
+        repeat: each cell repeats the chain.
     """
     started = time.monotonic()
-    todo = [(seed, stage, verb) for seed in seeds for stage in stages for verb in stage.verbs]
-    for number, (seed, stage, verb) in enumerate(todo, 1):
-        home = root / f"seed-{seed}"
-        argv = arguments(stage, verb, home, seed, folder)
+    todo = [
+        (cell, stage, verb)
+        for cell in repeat
+        for stage in stages
+        if cell.size is None or stage.sizes is None or cell.size in stage.sizes
+        for verb in stage.verbs
+    ]
+    for number, (cell, stage, verb) in enumerate(todo, 1):
+        home = cell.home
+        argv = arguments(stage, verb, cell, folder)
         mark = stage_fingerprint(argv)
         record = home / stage.name / f"{verb}.json"
         output = home / stage.name / ("last/config.json" if verb == "fit" else "evaluation/test.json")
-        label = f"[{number}/{len(todo)} {time.monotonic() - started:4.0f}s] seed {seed} {stage.name}: {verb}"
+        label = f"[{number}/{len(todo)} {time.monotonic() - started:4.0f}s] {cell.name}, {stage.name}: {verb}"
         if is_done(record, mark, output):
             print(f"{label} is done, unchanged", flush=True)
             continue

@@ -4,12 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from stepneg.initialise import init
 from stepneg.problems.arithmetic import Arithmetic
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "assets" / "arithmetic-base"
+
+settings.register_profile("short", max_examples=100, deadline=None)
+settings.register_profile("fuzz", max_examples=20_000, deadline=None, print_blob=True)
+settings.load_profile("short")  # make fuzz chooses the other
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 LONGEST = 400  # characters
 LARGEST_EXPONENT = 400
@@ -38,8 +39,14 @@ def as_number(text: str) -> Fraction | None:
     Returns:
         None for anything else, a division by zero, and what is too long or too large to read.
     """
+    return read_number(text) if len(text) <= LONGEST else None
+
+
+@lru_cache(maxsize=1 << 16)
+def read_number(text: str) -> Fraction | None:
+    """:func:`as_number` of a text that is short enough to keep."""
     text = text.strip().replace("\N{MINUS SIGN}", "-")
-    found = NUMBER.fullmatch(text) if len(text) <= LONGEST else None
+    found = NUMBER.fullmatch(text)
     if not found:
         return None
     part = found.groupdict()

@@ -4,7 +4,7 @@ import time
 from fractions import Fraction
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stepneg.grading.bounds import bounds, same_value
@@ -28,7 +28,6 @@ def combined(parts: st.SearchStrategy[Expression]) -> st.SearchStrategy[Expressi
 EXPRESSIONS = st.recursive(NUMBERS, combined, max_leaves=8)
 
 
-@settings(max_examples=200, deadline=None)
 @given(EXPRESSIONS)
 def test_the_interval_holds_the_exact_value(expression: Expression) -> None:
     latex, value = expression
@@ -39,7 +38,6 @@ def test_the_interval_holds_the_exact_value(expression: Expression) -> None:
     assert abs(gap).b < 1e-200
 
 
-@settings(max_examples=200, deadline=None)
 @given(EXPRESSIONS, EXPRESSIONS)
 def test_equal_and_different_as_exact_arithmetic_says(first: Expression, second: Expression) -> None:
     assert same_value(first[0], first[0]) in (True, None)

@@ -1,0 +1,237 @@
+"""Which method needs how many problems: error against their number, and each method's efficiency factor.
+
+The paper (sections 1 and 5) measures efficiency in teacher problems: fit err = a D^-b to the errors of SFT, find the D'
+at which SFT would have a method's error, and divide by the D that the method had.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, PercentFormatter
+
+from stepneg.analysis.paired import read_evaluated
+from stepneg.analysis.report import read_run
+from stepneg.errors import InputError
+
+RESAMPLES = 2000
+LINES = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999"]  # Okabe and Ito
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Correctness by (method, size): [seeds, test problems], the same problems and seeds everywhere; and facts."""
+
+    correct: dict[tuple[str, int], np.ndarray]
+    facts: pd.DataFrame  # method, size, seed, sampled_tokens, trained_tokens, seconds
+
+    @property
+    def methods(self) -> list[str]:
+        """In the order of the first cell."""
+        return list(dict.fromkeys(method for method, _ in self.correct))
+
+    def sizes(self, method: str) -> list[int]:
+        """The sizes at which a method was run, rising."""
+        return sorted(size for name, size in self.correct if name == method)
+
+
+def read_sweep(root: Path) -> Measured:
+    """The evaluated runs in ``root/size-N/seed-M/METHOD``; of each (method, size), the seeds that all of them have.
+
+    Raises:
+        InputError: there is none, or they were not evaluated on the same problems.
+    """
+    homes = sorted(
+        (file.parent.parent for file in root.glob("size-*/seed-*/*/evaluation/test.json")),
+        key=lambda home: (home / "evaluation" / "test.json").stat().st_mtime,
+    )
+    if not homes:
+        raise InputError(f"{root}: no cell of a sweep below it has been tested; run `stepneg sweep` first")
+    found: dict[tuple[str, int], dict[str, dict[str, dict[str, Any]]]] = {}
+    facts = []
+    for home in homes:
+        size, seed = int(home.parent.parent.name.removeprefix("size-")), home.parent.name.removeprefix("seed-")
+        found.setdefault((home.name, size), {})[seed] = read_evaluated(home)
+        row = read_run(home)
+        names = ("sampled_tokens", "trained_tokens", "seconds")
+        facts.append({"method": home.name, "size": size, "seed": seed} | {name: row[name] for name in names})
+    seeds = sorted(set.intersection(*(set(of) for of in found.values())))
+    if not seeds:
+        raise InputError(f"{root}: no seed is done at every size and method; finish the sweep")
+    ids = list(next(iter(found.values()))[seeds[0]])
+    correct = {}
+    for key, by_seed in found.items():
+        for seed in seeds:
+            if list(by_seed[seed]) != ids:
+                raise InputError(
+                    f"{root}: {key[0]} at size {key[1]}, seed {seed} has other test problems; test it again"
+                )
+        correct[key] = np.array([[by_seed[seed][i]["accuracy"] for i in ids] for seed in seeds])
+    return Measured(correct, pd.DataFrame(facts))
+
+
+def power_law(sizes: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """a and b of err = a D^-b, by least squares of log err on log D.
+
+    Args:
+        sizes: D, [K], at least two different ones.
+        errors: [K] or [K, R] for R fits at once, above 0.
+
+    Returns:
+        a and b, scalars or [R].
+    """
+    x = np.log(sizes) - np.log(sizes).mean()
+    y = np.log(errors)
+    b = -np.tensordot(x, y, axes=1) / (x**2).sum()
+    return np.exp(y.mean(axis=0) + b * np.log(sizes).mean()), b
+
+
+def efficiency(a: np.ndarray, b: np.ndarray, size: float, error: np.ndarray) -> np.ndarray:
+    """D' / D: how many times the problems the baseline would need for this error; nan where its errors do not fall."""
+    with np.errstate(all="ignore"):
+        return np.where(b > 0, (a / error) ** (1 / np.where(b > 0, b, 1.0)) / size, np.nan)
+
+
+def resampled_errors(measured: Measured, resamples: int, seed: int) -> dict[tuple[str, int], np.ndarray]:
+    """Errors [R] of each (method, size) with seeds and test problems drawn again, the same draw for all of them.
+
+    Half a problem's error is the least: a logarithm is taken of it.
+    """
+    rng = np.random.default_rng(seed)
+    seeds, problems = next(iter(measured.correct.values())).shape
+    chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds  # [R, S]
+    weights = rng.multinomial(problems, np.full(problems, 1 / problems), size=resamples) / problems  # [R, N]
+    return {
+        key: np.maximum(1 - np.einsum("rs,sr->r", chosen, correct @ weights.T), 0.5 / problems)
+        for key, correct in measured.correct.items()
+    }
+
+
+def efficiency_table(measured: Measured, baseline: str, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """A row for each method and size, and one over all sizes (size 0): error, efficiency factor, intervals, cost.
+
+    Columns: method, size, seeds, error, error_low, error_high, factor, factor_low, factor_high (95 %, nan without one),
+    beyond (the error is below the baseline's least, so the factor extrapolates), sampled_tokens, trained_tokens,
+    seconds (means over seeds).
+
+    Raises:
+        InputError: the baseline was run at fewer than two sizes.
+    """
+    sizes = measured.sizes(baseline)
+    if len(sizes) < 2:
+        raise InputError(f"the baseline {baseline} was run at sizes {sizes}; a curve needs at least two")
+    x = np.array(sizes, dtype=float)
+    drawn = resampled_errors(measured, resamples, seed)
+    least = 0.5 / next(iter(measured.correct.values())).shape[1]
+    exact = {key: np.maximum(1 - correct.mean(), least) for key, correct in measured.correct.items()}
+    a, b = power_law(x, np.array([exact[baseline, size] for size in sizes]))
+    many_a, many_b = power_law(x, np.array([drawn[baseline, size] for size in sizes]))
+    rows: list[dict[Any, Any]] = []
+    cost = (
+        measured.facts.groupby(["method", "size"])[["sampled_tokens", "trained_tokens", "seconds"]]
+        .mean()
+        .to_dict("index")
+    )
+    for method in measured.methods:
+        own = measured.sizes(method)
+        factors = {
+            size: (efficiency(a, b, size, exact[method, size]), efficiency(many_a, many_b, size, drawn[method, size]))
+            for size in own
+        }
+        for size in own:
+            error_low, error_high = np.quantile(drawn[method, size], [0.025, 0.975])
+            rows.append(
+                {"method": method, "size": size, "seeds": len(measured.correct[method, size])}
+                | {"error": exact[method, size], "error_low": error_low, "error_high": error_high}
+                | factor_row(*factors[size])
+                | {"beyond": exact[method, size] < min(exact[baseline, s] for s in sizes)}
+                | cost[method, size]
+            )
+        if method != baseline:
+            means = [np.exp(np.mean([np.log(pair[i]) for pair in factors.values()], axis=0)) for i in (0, 1)]
+            rows.append(
+                {"method": method, "size": 0, "seeds": rows[-1]["seeds"]}
+                | factor_row(*means)
+                | {"beyond": any(row["beyond"] for row in rows if row["method"] == method)}
+            )
+    return pd.DataFrame(rows)
+
+
+def factor_row(value: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
+    """A factor with its interval; none where the baseline's curve does not fall in more than 2.5 % of the resamples."""
+    known = drawn[np.isfinite(drawn)]
+    row = {"factor": float(value), "factor_low": float("nan"), "factor_high": float("nan")}
+    if len(known) >= 0.975 * len(drawn):
+        row["factor_low"], row["factor_high"] = (float(q) for q in np.quantile(known, [0.025, 0.975]))
+    return row
+
+
+def markdown(table: pd.DataFrame, baseline: str, a: float, b: float) -> str:
+    """The table for people."""
+    lines = [
+        f"Curve of {baseline}: error = {a:.3g} D^-{b:.3g}.",
+        "",
+        "| method | problems | error (95 %) | efficiency factor (95 %) | sampled tokens | trained tokens |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in table.to_dict("records"):
+        factor = f"{row['factor']:.2g}" + (" *" if row["beyond"] else "")
+        if np.isfinite(row["factor_low"]):
+            factor += f" ({row['factor_low']:.2g} to {row['factor_high']:.2g})"
+        if not row["size"]:
+            lines.append(f"| **{row['method']}** | all | | **{factor}** | | |")
+            continue
+        error = f"{100 * row['error']:.1f} % ({100 * row['error_low']:.1f} to {100 * row['error_high']:.1f})"
+        tokens = f"{row['sampled_tokens']:,.0f} | {row['trained_tokens']:,.0f}"
+        lines.append(f"| {row['method']} | {row['size']} | {error} | {factor} | {tokens} |")
+    if table["beyond"].any():
+        lines += ["", f"\\* an error below any that {baseline} reached: the factor rests on the curve's extrapolation."]
+    return "\n".join(lines)
+
+
+def plot(table: pd.DataFrame, baseline: str, a: float, b: float) -> Figure:
+    """Error against the number of problems, a line a method with its interval, each method's factor in the legend."""
+    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for colour, method in zip(LINES * 9, dict.fromkeys(table["method"]), strict=False):
+        rows = table[(table["method"] == method) & (table["size"] > 0)].sort_values("size")
+        overall = table[(table["method"] == method) & (table["size"] == 0)]
+        label = method if overall.empty else f"{method}: {overall['factor'].iloc[0]:.2g}x"
+        x = rows["size"].to_numpy()
+        axes.plot(x, rows["error"], "o-", color=colour, label=label, markersize=4)
+        axes.fill_between(x, rows["error_low"], rows["error_high"], color=colour, alpha=0.12)
+    sizes = np.geomspace(table.loc[table["size"] > 0, "size"].min(), table["size"].max(), 50)
+    axes.plot(sizes, a * sizes**-b, "--", color=LINES[0], linewidth=1, label=f"{a:.2g} D^-{b:.2g}")
+    axes.set(xscale="log", yscale="log", xlabel="problems D", ylabel="error on held-out problems (greedy)")
+    ticks = sorted(set(table.loc[table["size"] > 0, "size"]))
+    axes.set_xticks(ticks, [str(size) for size in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_minor_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def scaling(root: Path, baseline: str = "sft") -> str:
+    """Write scaling.md, scaling.csv and scaling.png into ``root``.
+
+    Args:
+        root: a sweep's run directory.
+        baseline: the method whose curve is fitted.
+
+    Returns:
+        The Markdown text.
+    """
+    measured = read_sweep(root)
+    table = efficiency_table(measured, baseline)
+    own = table[(table["method"] == baseline)]
+    a, b = (float(v) for v in power_law(own["size"].to_numpy(float), own["error"].to_numpy(float)))
+    table.to_csv(root / "scaling.csv", index=False)
+    text = markdown(table, baseline, a, b)
+    (root / "scaling.md").write_text(text + "\n")
+    plot(table, baseline, a, b).savefig(root / "scaling.png", dpi=130)
+    return text

@@ -1,0 +1,120 @@
+"""Efficiency factors: the power law is found again, its inverse is exact, and the bootstrap covers the truth."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stepneg.analysis.scaling import Measured, efficiency, efficiency_table, power_law, read_sweep, scaling
+from stepneg.errors import InputError
+
+SIZES = [25, 50, 100, 200, 400]
+
+
+def measured(factors: dict[str, float], seeds: int, problems: int, rng: np.random.Generator) -> Measured:
+    """Correctness drawn from err = 2 D^-0.4, each method behaving as if it had ``factor`` times the problems."""
+    correct = {
+        (name, size): (rng.random((seeds, problems)) >= 2 * (factor * size) ** -0.4).astype(float)
+        for name, factor in factors.items()
+        for size in SIZES
+    }
+    facts = pd.DataFrame(
+        [
+            {"method": name, "size": size, "seed": str(seed), "sampled_tokens": 10, "trained_tokens": 5, "seconds": 1}
+            for name, size in correct
+            for seed in range(seeds)
+        ]
+    )
+    return Measured(correct, facts)
+
+
+def test_a_power_law_is_found_again() -> None:
+    sizes = np.array([10.0, 30.0, 500.0])
+    a, b = power_law(sizes, 1.7 * sizes**-0.23)
+    assert (a, b) == pytest.approx((1.7, 0.23))
+    many_a, many_b = power_law(sizes, np.stack([1.7 * sizes**-0.23, 0.5 * sizes**0.1], axis=1))
+    assert many_a == pytest.approx([1.7, 0.5])
+    assert many_b == pytest.approx([0.23, -0.1])
+
+
+def test_the_factor_inverts_the_curve() -> None:
+    a, b = np.array(1.7), np.array(0.23)
+    assert efficiency(a, b, 100, a * 800.0**-b) == pytest.approx(8.0)
+    assert np.isnan(efficiency(a, np.array(-0.1), 100, np.array(0.2)))
+
+
+def test_known_factors_lie_in_their_intervals() -> None:
+    """The 95 % interval over all sizes misses the true factor in few of 40 draws."""
+    missed = 0
+    for draw in range(40):
+        truth = {"sft": 1.0, "rft": 2.0, "step_dpo": 8.0}
+        table = efficiency_table(measured(truth, 3, 800, np.random.default_rng(draw)), "sft", resamples=300)
+        for name in ("rft", "step_dpo"):
+            row = table[(table["method"] == name) & (table["size"] == 0)].iloc[0]
+            missed += not row["factor_low"] <= truth[name] <= row["factor_high"]
+    assert missed <= 12  # of 80; 4 expected, and a bootstrap over 3 seeds is a little narrow
+
+
+def test_extrapolation_is_marked() -> None:
+    rng = np.random.default_rng(0)
+    table = efficiency_table(measured({"sft": 1.0, "twice": 2.0, "far": 100.0}, 2, 2000, rng), "sft", resamples=50)
+    beyond = table.set_index(["method", "size"])["beyond"]
+    assert beyond["far", 400]
+    assert not beyond["twice", 25]
+    assert not beyond["sft", 400]
+
+
+def test_no_interval_where_the_baseline_does_not_improve() -> None:
+    flat = {("sft", size): np.tile([1.0, 0.0], (2, 50)) for size in SIZES}
+    better = {("rft", size): np.tile([1.0, 1.0, 1.0, 0.0], (2, 25)) for size in SIZES}
+    facts = measured({"sft": 1.0, "rft": 1.0}, 2, 10, np.random.default_rng(0)).facts
+    row = efficiency_table(Measured(flat | better, facts), "sft", resamples=50).iloc[-1]
+    assert np.isnan(row["factor_low"])
+
+
+def write(home: Path, correct: list[bool]) -> None:
+    """An evaluated run as ``stepneg test`` leaves it."""
+    (home / "evaluation").mkdir(parents=True)
+    rows = [
+        {"problem_id": f"p{i}", "correct": ok, "samples_correct": 1, "samples": ["1"], "majority_correct": ok}
+        for i, ok in enumerate(correct)
+    ]
+    (home / "evaluation" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = {"accuracy": sum(correct) / len(correct), "problems": len(correct)}
+    (home / "evaluation" / "test.json").write_text(json.dumps(metrics))
+    (home / "summary.json").write_text(json.dumps({"problems": 3, "sampled_tokens": 7, "trained_tokens": 9}))
+
+
+def test_a_sweep_is_read_and_written(tmp_path: Path) -> None:
+    for size, right in ((10, 4), (20, 6), (40, 8)):
+        for seed in (0, 1):
+            write(tmp_path / f"size-{size}/seed-{seed}/sft", [i < right for i in range(12)])
+            if size < 40:
+                write(tmp_path / f"size-{size}/seed-{seed}/rft", [i < right + 2 for i in range(12)])
+    write(tmp_path / "size-10/seed-2/sft", [True] * 12)  # a seed that is not done everywhere is left out
+    found = read_sweep(tmp_path)
+    assert found.sizes("sft") == [10, 20, 40]
+    assert found.sizes("rft") == [10, 20]
+    assert {value.shape for value in found.correct.values()} == {(2, 12)}
+    text = scaling(tmp_path)
+    assert "| sft | 10 | 66.7 %" in text
+    assert "| **rft** | all |" in text
+    written = pd.read_csv(tmp_path / "scaling.csv")
+    assert written.loc[written["method"] == "rft", "sampled_tokens"].dropna().tolist() == [7.0, 7.0]
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run `stepneg sweep` first"):
+        read_sweep(tmp_path)
+    write(tmp_path / "size-10/seed-0/sft", [True])
+    with pytest.raises(InputError, match="a curve needs at least two"):
+        scaling(tmp_path)
+    write(tmp_path / "size-20/seed-1/sft", [True])
+    with pytest.raises(InputError, match="no seed is done"):
+        read_sweep(tmp_path)
+    write(tmp_path / "size-20/seed-0/sft", [True, False])
+    with pytest.raises(InputError, match="other test problems"):
+        read_sweep(tmp_path)
