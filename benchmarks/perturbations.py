@@ -70,7 +70,9 @@ def spaced(answer: str, rng: random.Random) -> str | None:
     if IN_WORDS.search(answer):
         return None
     blank = rng.choice([" ", r"\, ", r"\;", "~"])
-    wide = re.sub(r"(?<![\\^_{])([-+=<>]|,(?!\\!))(?!\\)", lambda sign: f"{blank}{sign[1]}{blank}", answer)
+    wide = re.sub(
+        r"(?<![\\^_{])([-+=<>]|,(?!\\!|[0-9]{3}(?![0-9])))(?!\\)", lambda sign: f"{blank}{sign[1]}{blank}", answer
+    )
     return f" {wide} " if wide != answer else None
 
 
@@ -85,9 +87,7 @@ def sized_brackets(answer: str, _: random.Random) -> str | None:
 
 def with_unit(answer: str, rng: random.Random) -> str | None:
     """A unit behind a number."""
-    unit = rng.choice(
-        [r"\text{ cm}", r"\text{ cm}^2", r"\text{ units}", r"\mbox{ inches}", " square feet", "^\\circ", r"\%"]
-    )
+    unit = rng.choice(UNITS)
     return answer + unit if re.fullmatch(r"-?[0-9.]+", answer) or FRACTION.fullmatch(answer) else None
 
 

@@ -68,16 +68,17 @@ def test_grade_reads_formulas_and_reference_solutions(tmp_path, capsys):
         {"response": r"\boxed{\left(\dfrac{1}{2}, 3\right)}", "answer": r"Hence $\boxed{(\frac12,3)}$."},
         {"response": r"\boxed{(3, \frac12)}", "answer": r"(\frac12,3)"},
         {"response": r"\boxed{x^2+2x+1}", "answer": "(x+1)^2"},
+        {"response": r"\boxed{|1-x|}", "answer": "|x-1|"},
         {"response": r"\boxed{\frac{}{}}", "answer": "(x+1)^2"},
     ]
     output = tmp_path / "out.jsonl"
     summary = graded(capsys, write_rows(tmp_path / "in.jsonl", *rows), "--dataset=math", f"--output={output}")
-    assert [row["rule"] for row in read_rows(output)] == ["normalised", "different", "symbolic", "unparsable"]
-    assert (summary["correct"], summary["unparsable"]) == (2, 1)
+    assert [row["rule"] for row in read_rows(output)] == ["normalised", "different", "plain", "symbolic", "unparsable"]
+    assert (summary["correct"], summary["unparsable"]) == (3, 1)
 
 
 def test_two_workers_and_one_agree(tmp_path, capsys):
-    rows = [{"response": rf"\boxed{{(x+{i})^2}}", "answer": f"x^2+{2 * i}x+{i * i + i % 2}"} for i in range(1, 9)]
+    rows = [{"response": rf"\boxed{{|x-{i}|}}", "answer": f"|{i + i % 2}-x|"} for i in range(1, 9)]
     file = write_rows(tmp_path / "in.jsonl", *rows)
     for workers in (1, 2):
         graded(capsys, file, "--dataset=math", f"--output={tmp_path / str(workers)}", f"--workers={workers}")

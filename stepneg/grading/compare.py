@@ -18,6 +18,9 @@ BASE = re.compile(r"(?P<digits>-?[0-9A-Z]+(?:\.[0-9A-Z]+)?)_\{(?P<base>[0-9]+)\}
 CAPITALS = re.compile(r"[A-Z]{3,}")  # an order or a polygon: CBAD is not ABCD, although the products are equal
 WORD = re.compile(r"[A-Za-z]{3,}")
 TIME = re.compile(r"[0-9]{1,2}(?::[0-9]{2})*[ap]m", re.IGNORECASE)
+CLOCK = re.compile(r"[0-9]+(?::[0-9]+)+")  # a time or a ratio
+VARIABLE = re.compile(r"[A-Za-z](?:_\{[0-9A-Za-z]+\})?|\\(?!pi|infty)[a-z]+")
+ORDER = re.compile(r"(<|>|\\leq|\\geq)")
 NO_LIST = re.compile(r"\\(?:pm|mp|cup|cap|begin|leq|geq|neq|in(?![a-z]))|[<>]")  # for the symbolic comparison
 MATRIX = re.compile(r"\\begin\{([pb])matrix\}(?P<inside>(?:(?!\\begin|\\end).)*)\\end\{\1matrix\}", re.DOTALL)
 NO_NUMBER = re.compile(r"\\(?:pm|mp|cup|begin\{[pb]|leq|geq|infty|in(?![a-z]))|[<>]")  # says more than one number can
@@ -85,7 +88,7 @@ def decide(left: str, right: str) -> bool | None:
         return decide_working(left, right)
     if (a is None) != (b is None) and NO_NUMBER.search(left if a is None else right):
         return False
-    for rule in (decide_words, decide_bases, decide_matrices, decide_elements, decide_equations):
+    for rule in (decide_inequalities, decide_words, decide_bases, decide_matrices, decide_elements, decide_equations):
         decided = rule(left, right)
         if decided is not None:
             return decided
@@ -93,12 +96,46 @@ def decide(left: str, right: str) -> bool | None:
 
 
 def without_one_sided_name(left: str, right: str) -> tuple[str, str]:
-    """``x=5`` against ``5`` becomes ``5`` against ``5``; x = 5 against y = 5 stays."""
+    """``x=5`` against ``5`` becomes ``5`` against ``5``; x = 5 against y = 5 stays. So does each part of a list."""
     if not RELATION.search(right):
-        left = left[named.end() :] if (named := NAME.match(left)) else left
+        left = without_name(left)
     elif not RELATION.search(left):
-        right = right[named.end() :] if (named := NAME.match(right)) else right
+        right = without_name(right)
     return left, right
+
+
+def without_name(text: str) -> str:
+    """``5`` of ``x=5``, ``3,5`` of ``x=3,x=5`` and ``x=3,5``; the text where parts have different names or none."""
+    parts = split_top_level(text)
+    name = named.group() if (named := NAME.match(parts[0])) else ""
+    bare = [parts[0].removeprefix(name), *(part.removeprefix(name) for part in parts[1:])]
+    return text if any(RELATION.search(part) for part in bare) else ",".join(bare)
+
+
+def decide_inequalities(left: str, right: str) -> bool | None:
+    """An interval against the inequality of one variable that says the same: ``[3,\\infty)`` and ``x\\geq3``."""
+    a, b = interval_of(left), interval_of(right)
+    if (a is None) == (b is None):
+        return None
+    interval, other = (a, right) if a is not None else (b, left)
+    return decide(interval, other) if interval and other[0] in "([" else None
+
+
+def interval_of(inequality: str) -> str | None:
+    """The interval, with infinite ends where none is given; None for what is no inequality of one variable."""
+    parts = [part.strip() for part in ORDER.split(inequality)]
+    if len(parts) == 3 and VARIABLE.fullmatch(parts[2]) and not VARIABLE.fullmatch(parts[0]):
+        parts = [*parts, "<", r"\infty"] if parts[1] in ("<", r"\leq") else [*parts, ">", r"-\infty"]
+    elif len(parts) == 3:
+        parts = [r"-\infty", "<", *parts] if parts[1] in ("<", r"\leq") else [r"\infty", ">", *parts]
+    if len(parts) != 5 or not VARIABLE.fullmatch(parts[2]):
+        return None
+    low, first, _, second, high = parts
+    if (first in ("<", r"\leq")) != (second in ("<", r"\leq")):
+        return None  # 1 < x > 3
+    if first in (">", r"\geq"):
+        low, first, second, high = high, second, first, low
+    return ("(" if first in "<>" else "[") + f"{low},{high}" + (")" if second in "<>" else "]")
 
 
 def decide_working(left: str, right: str) -> bool | None:
@@ -108,7 +145,9 @@ def decide_working(left: str, right: str) -> bool | None:
 
 
 def decide_words(left: str, right: str) -> bool | None:
-    """Words and times of day, without case; a word is no number."""
+    """Words and times of day, without case; a word is no number. ``2:05`` is not ``2:5``, and 1:2 not 2:4."""
+    if CLOCK.fullmatch(left) and CLOCK.fullmatch(right):
+        return left == right
     if any(form.fullmatch(side) for form in (WORD, TIME) for side in (left, right)):
         if left.casefold() == right.casefold():
             return True

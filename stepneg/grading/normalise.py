@@ -19,10 +19,14 @@ UNICODE = str.maketrans(
 )
 TEXT = r"\\(?:text|mbox|textrm|textnormal|textbf|textit|mathrm|mathbf|emph|rm)\s*"
 NO_UNIT = r"(?:[ap]\.?\s?m|pi|hundred|thousand|million|billion|dozen|and|or)\b"  # part of the answer
-UNIT = re.compile(rf"{TEXT}\{{\s*(?!{NO_UNIT})(?:[a-z]|[A-Za-z][^{{}}]+)\}}(?:\^\s?\{{?[0-9]\}}?)?$")  # \text{{ cm}}^2
-PLAIN_UNIT = re.compile(rf"(?<=[0-9}}]) (?!{NO_UNIT})[A-Za-z]{{2,}}(?: [A-Za-z]{{2,}})*$")  # 12 square inches
+# \text{ cm}^2
+UNIT = re.compile(rf"{TEXT}\{{\s*(?!{NO_UNIT})(?:[a-z]|[A-Za-z(][^{{}}]+)\}}(?:\^\s?\{{?[0-9]\}}?)?$")
+PLAIN_UNIT = re.compile(
+    rf"(?<=[0-9}}]) (?!{NO_UNIT})[A-Za-z]{{2,}}(?: [A-Za-z]{{2,}})*(?:\^\{{?[23]\}}?)?$"
+)  # 12 square inches
 MEASURED = re.compile(r"[0-9]|\\pi|\\sqrt")  # what a unit may stand behind
 TRAILING = ".,;: "
+ROW_END = re.compile(r"\\\\\s*$")
 
 Rewrites = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -47,6 +51,10 @@ SPELLING = rewrites(
     (r"\\(le|ge|ne)(?![A-Za-z])", r"\\\1q"),
     (r"<=", r"\\leq "),
     (r">=", r"\\geq "),
+    (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
+    (r"\\bar(?![A-Za-z])", r"\\overline"),
+    (r"\\overline ?\{ ?([A-Z]+) ?\}", r"\1"),  # a segment
+    (r"(?<![A-Za-z\\])(sin|cos|tan|cot|sec|csc|ln|pi)(?![A-Za-z])", r"\\\1 "),
     (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
     (r"\^ ?\{? ?\\circ ?\}?|\\degree(?![A-Za-z])|\\?%", " "),  # degrees and per cent
     (r",? ?(?:" + TEXT + r"\{[ ,]*(?:and|or) ?\}|\b(?:and|or)\b) ?", ", "),
@@ -95,7 +103,7 @@ def normalise(latex: str) -> str:
     latex = latex.translate(UNICODE)
     for pattern, replacement in SPACING:
         latex = pattern.sub(replacement, latex)
-    latex = without_unit(latex.strip().rstrip(TRAILING))
+    latex = without_unit(ROW_END.sub("", latex).strip().rstrip(TRAILING))
     for pattern, replacement in SPELLING:
         latex = pattern.sub(replacement, latex)
     return without_spaces(latex).rstrip(TRAILING)

@@ -16,6 +16,7 @@ NUMBER = re.compile(
     (?: (?P<whole>[0-9]+)(?: [ ](?P<over>[0-9]+)\s?/\s?(?P<under>[0-9]+)             # 3 1/2
                            | \s?\\frac\{{(?P<latex_over>[0-9]+)\}}\{{(?P<latex_under>[0-9]+)\}} )  # 3\frac{{1}}{{2}}
       | (?P<top>{DECIMAL})\s?/\s?(?P<bottom>-?{DECIMAL})
+      | (?P<before>[0-9]*\.[0-9]*)\\overline\{{(?P<period>[0-9]+)\}}                                 # 0.1\overline{{6}}
       | \\frac\{{(?P<latex_top>-?{DECIMAL})\}}\{{(?P<latex_bottom>-?{DECIMAL})\}}
       | (?P<mantissa>{DECIMAL})(?: [eE](?P<exponent>[-+]?[0-9]+)
                                  | (?:\\times|\\cdot)10\^\{{?(?P<power>[-+]?[0-9]+)\}}? )?
@@ -32,9 +33,16 @@ def decimal(text: str) -> Fraction:
     return Fraction(text.replace(",", "").replace(" ", "").removesuffix("."))
 
 
+def repeating(before: str, period: str) -> Fraction:
+    """The value of ``before`` followed by ``period`` for ever."""
+    places = len(before.partition(".")[2])
+    return Fraction(f"0{before}0") + Fraction(int(period), 10**places * (10 ** len(period) - 1))
+
+
 def as_number(text: str) -> Fraction | None:
-    r"""The rational number that a text writes: ``-1,250``, ``.5``, ``3/4``, ``\frac{3}{4}``, ``3\frac{1}{2}``, ``2e6``,
-    ``1.5\times10^{3}``, with a currency sign, a per cent sign or a full stop.
+    r"""The rational number that a text writes, with a currency sign, a per cent sign or a full stop.
+
+    ``-1,250``, ``.5``, ``0.\overline{3}``, ``3/4``, ``\frac{3}{4}``, ``3\frac{1}{2}``, ``2e6``, ``1.5\times10^{3}``.
 
     Returns:
         None for anything else, a division by zero, and what is too long or too large to read.
@@ -57,6 +65,8 @@ def read_number(text: str) -> Fraction | None:
         if part["whole"]:
             over, under = part["over"] or part["latex_over"], part["under"] or part["latex_under"]
             value = int(part["whole"]) + Fraction(int(over), int(under))
+        elif part["period"]:
+            value = repeating(part["before"], part["period"])
         elif part["power_of_ten"]:
             value = Fraction(10) ** exponent
         elif part["mantissa"]:

@@ -31,7 +31,10 @@ def verdict(answer: str, reference: str) -> str:
         gold, found = read(reference), read(answer)
         if not gold or not found:
             return "unparsable"
-        return "equal" if verify(gold, found, timeout_seconds=None, raise_on_error=True) else "different"
+        # Both ways: as it is, verify treats what it takes for the reference differently.
+        both = ((gold, found), (found, gold))
+        equal = all(verify(one, other, timeout_seconds=None, raise_on_error=True) for one, other in both)
+        return "equal" if equal else "different"
     except MemoryError:
         raise  # what sympy has cached may be broken: end, and let the parent start a fresh process
     except Exception:

@@ -31,6 +31,10 @@ UNITS = [
     (r"4 \text{ feet}", "4"),
     ("4", r"4\text{ ft.}"),
     ("4", "4 square feet"),
+    ("4", "4 cm^2"),
+    ("4", r"4 \text{ (the smallest)}"),
+    ("4", r"4\\"),
+    (r"\overline{AB}", "AB"),
     (r"864 \mbox{ inches}^2", "864"),
     (r"8\sqrt{3} \text { square inches}", r"8\sqrt3"),
     (r"1.85\ \text{USD}", r"\$1.85"),
@@ -60,6 +64,9 @@ NUMBERS = [
     ("5", "x = 5"),
     (r"x \in [-2,7]", "[-2, 7]"),
     (r"y=-2x+1", "-2x+1"),
+    (r"0.\overline{3}", r"\frac13"),
+    (r"0.1\overline{6}", r"\frac{1}{6}"),
+    (r"0.\overline{12}", r"0.\bar{12}"),
 ]
 LISTS = [
     ("81, 256", "256,81"),
@@ -72,6 +79,8 @@ LISTS = [
     (r"\text{B,C}", r"\text{C, B}"),
     ("(3,4)", "3,4"),
     ("1,i,-i", "i,-i,1"),
+    ("3, 5", r"x=3 \text{ or } x=5"),
+    (r"\emptyset", r"\varnothing"),
 ]
 WORDS = [(r"\text{Evelyn}", "evelyn"), (r"\text{even}", "Even"), (r"\text{1:03 PM}", r"1:03 \text{ p.m.}")]
 BASES = [("43_5", "43"), ("-37_8", "-37_{8}"), (r"\text{A5}_{11}", "A5_{11}")]
@@ -90,9 +99,18 @@ VALUES = [
     ("2^{10}", "1024"),
     ("4!", "24"),
     (r"2\sin x\cos x", r"\cos x \cdot 2\sin x"),
+    (r"\sin x", "sin(x)"),
     (r"\log_2 8", "3"),
     (r"\approx 8.24 \text{ mph}", "8.24"),
     ("6", r"2 \cdot 3 = 6"),
+]
+INEQUALITIES = [
+    (r"x \geq 3", r"[3,\infty)"),
+    (r"[3,\infty)", r"3 \le x"),
+    (r"(2,5]", r"2<x\leq 5"),
+    (r"(2,5]", "5 >= x > 2"),
+    (r"(-\infty,\frac{1}{2})", "k<0.5"),
+    (r"(-\infty,-2]", r"-2 \geq t"),
 ]
 EQUATIONS = [
     ("y=-2x+1", "y=1-2x"),
@@ -146,6 +164,13 @@ DIFFERENT = [
     (r"\frac{1}{2004!}", r"\frac{1}{2005!}"),
     ("0.0011_2", "0.0011_3"),
     ("y=2x", "y=3x"),
+    ("2:05", "2:5"),
+    ("1:2", "2:4"),
+    ("3, 5", "x=3, y=5"),
+    (r"[3,\infty)", "x>3"),
+    (r"(2,5)", "2<x>5"),
+    (r"(2,5)", "5<x<2"),
+    (r"0.\overline{3}", "0.3"),
     ("x + y = 2", "x + y = 3"),
     (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
     (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", "1"),
@@ -162,7 +187,8 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(
-    ("reference", "answer"), [*SPELLING, *UNITS, *NUMBERS, *LISTS, *WORDS, *BASES, *VALUES, *EQUATIONS, *MATRICES]
+    ("reference", "answer"),
+    [*SPELLING, *UNITS, *NUMBERS, *LISTS, *WORDS, *BASES, *VALUES, *INEQUALITIES, *EQUATIONS, *MATRICES],
 )
 def test_equal_without_the_symbolic_comparison(monkeypatch: pytest.MonkeyPatch, reference: str, answer: str) -> None:
     monkeypatch.setattr("stepneg.grading.compare.symbolically_equal", pytest.fail)

@@ -4,7 +4,7 @@ import random
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks.perturbations import RIGHT, WRONG, references
@@ -66,6 +66,7 @@ def test_math_never_raises_and_never_outlives_its_limit(response: str, reference
     assert time.monotonic() - start < REPLY_SECONDS
 
 
+@example("5x - 11y + z - 17 = 0", "=5x - 11y + z - 17 = 0")  # the fuzzer found it
 @given(REFERENCES | MUTATED, REFERENCES | MUTATED)
 def test_symbolic_equality_is_reflexive_and_symmetric(first: str, second: str) -> None:
     equal = equal_answers("math")
