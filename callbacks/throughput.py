@@ -17,17 +17,13 @@ class Throughput(L.Callback):
     def __init__(self) -> None:
         self.tokens = 0
         self.spent: Counter[str] = Counter()  # seconds by activity, of this process and of those before a resume
-        self.before: Counter[str] = Counter()
+        self.before = Counter(SECONDS)  # of the runs before this one in this process
         self.step_started = 0.0
         self.started = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Start the clock; Lightning has prepared the data by now or is about to."""
         self.started = self.started or time.monotonic()
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on the trainer trains."""
-        self.before = Counter(SECONDS)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -64,7 +60,9 @@ class Throughput(L.Callback):
 
     def shares(self) -> dict[str, float]:
         """Seconds by activity: training, and what this fit sampled and graded."""
-        return {"training": self.spent["training"]} | {name: SECONDS[name] for name in ("sampling", "grading")}
+        return {"training": self.spent["training"]} | {
+            name: SECONDS[name] - self.before[name] for name in ("sampling", "grading")
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Tokens and seconds so far."""

@@ -118,7 +118,7 @@ def decide_inequalities(left: str, right: str) -> bool | None:
     if (a is None) == (b is None):
         return None
     interval, other = (a, right) if a is not None else (b, left)
-    return decide(interval, other) if interval and other[0] in "([" else None
+    return decide(interval, other) if interval and other.startswith(("(", "[")) else None
 
 
 def interval_of(inequality: str) -> str | None:
@@ -128,7 +128,7 @@ def interval_of(inequality: str) -> str | None:
         parts = [*parts, "<", r"\infty"] if parts[1] in ("<", r"\leq") else [*parts, ">", r"-\infty"]
     elif len(parts) == 3:
         parts = [r"-\infty", "<", *parts] if parts[1] in ("<", r"\leq") else [r"\infty", ">", *parts]
-    if len(parts) != 5 or not VARIABLE.fullmatch(parts[2]):
+    if len(parts) != 5 or not all(parts) or not VARIABLE.fullmatch(parts[2]):
         return None
     low, first, _, second, high = parts
     if (first in ("<", r"\leq")) != (second in ("<", r"\leq")):
