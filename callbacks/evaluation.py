@@ -29,7 +29,7 @@ class VLLMEvaluation(L.Callback):
         engine: the sampling engine, by class_path.
         validation: problems during fit, by class_path; None for no evaluation there.
         test: problems of ``stepneg test``.
-        form: how final answers are written: gsm8k, math or number.
+        form: how final answers are written: gsm8k, math, number or text.
         k: samples a problem for pass@k and maj@k.
         temperature: of the samples.
         top_p: of the samples.

@@ -21,15 +21,22 @@ def init_verb(argv: list[str]) -> None:
 def pipeline_verb(argv: list[str]) -> None:
     """A chain of fits and tests, done stages skipped, and the report at the end."""
     from stepneg.analysis.report import report
+    from stepneg.analysis.study import study
     from stepneg.pipeline import cells, pipeline
 
     parser = chain_parser("pipeline", pipeline.__doc__)
+    parser.add_argument(
+        "--baseline", type=str | None, default=None, help="also write means over seeds, held against this run"
+    )
     parser.add_argument("--order", type=list[str], default=[], help="methods in the order that the report checks")
     config = parser.parse_args(argv)
     folder = Path(str(config.config[-1])).parent
     stages = parser.instantiate_classes(config).stages
     pipeline(run, folder, stages, cells(config.root, config.seeds))
-    print(report(config.root, config.order))
+    if any(config.root.glob("**/evaluation/test.json")):  # a chain may hold no tested policy
+        print(report(config.root, config.order))
+    if config.baseline is not None:
+        print(study(config.root, config.baseline))
 
 
 def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentParser:
@@ -74,6 +81,27 @@ def theorem_verb(argv: list[str]) -> None:
     from stepneg.studies.theorem import theorem
 
     print(call(theorem, argv, "theorem", []))
+
+
+def credit_verb(argv: list[str]) -> None:
+    """Estimated pits against true ones."""
+    from stepneg.studies.credit import credit
+
+    print(call(credit, argv, "credit", []))
+
+
+def spurious_verb(argv: list[str]) -> None:
+    """Correct solutions with and without a bad step."""
+    from stepneg.studies.spurious import spurious
+
+    print(call(spurious, argv, "spurious", []))
+
+
+def likelihood_verb(argv: list[str]) -> None:
+    """Marked steps under several policies."""
+    from stepneg.studies.spurious import likelihood
+
+    print(call(likelihood, argv, "likelihood", []))
 
 
 def report_verb(argv: list[str]) -> None:
@@ -130,6 +158,9 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "pipeline": pipeline_verb,
     "sweep": sweep_verb,
     "theorem": theorem_verb,
+    "credit": credit_verb,
+    "spurious": spurious_verb,
+    "likelihood": likelihood_verb,
     "report": report_verb,
     "evaluate": evaluate_verb,
     "grade": grade_verb,

@@ -22,6 +22,7 @@ from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import Arithmetic
 from stepneg.problems.gsm8k import GSM8K
 from stepneg.problems.math import MATH
+from stepneg.problems.star_graph import StarGraph
 from stepneg.progress import Bar
 from stepneg.sampling.engine import Decoding, Engine
 from stepneg.sampling.sampler import sample
@@ -180,6 +181,7 @@ TEST_PROBLEMS: dict[str, tuple[ProblemSource, Form, int]] = {
     "gsm8k": (GSM8K("test"), "gsm8k", 512),
     "math": (MATH("test"), "math", 1024),
     "arithmetic": (Arithmetic("test", size=1500), "gsm8k", 100),
+    "star_graph": (StarGraph("test", size=1000), "text", 32),
 }
 
 
@@ -205,9 +207,9 @@ def evaluate_policy(
 
     Args:
         policy: HF folder with weights in safetensors and a tokenizer.
-        problems: gsm8k, math or arithmetic for their test problems, or any source by class_path, such as
+        problems: gsm8k, math, arithmetic or star_graph for their test problems, or any source by class_path, such as
             stepneg.problems.jsonl.Jsonl with --problems.path FILE.
-        form: how answers are read and compared (gsm8k, math, number); by default what the named problems have.
+        form: how answers are read and compared (gsm8k, math, number, text); by default what the named problems have.
         marks: where the final answer is looked for; by default the mark that the method trains: #### or \\boxed.
         template: the prompt; {question} is replaced. By default that of the fit which exported the policy.
         limit: only the first problems.

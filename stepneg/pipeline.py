@@ -12,7 +12,8 @@ from stepneg import __version__
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 
-Verb = Literal["fit", "test"]
+Verb = Literal["fit", "test", "credit", "spurious", "likelihood"]
+OUTPUTS: dict[Verb, str] = {"fit": "last/config.json", "test": "evaluation/test.json"}  # the others leave VERB.csv
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,11 @@ class Stage:
 
     Args:
         name: the method's name in the report, and the run directory's.
-        config: configuration files of ``stepneg fit``, beside the pipeline's own file.
+        config: configuration files of the verbs, beside the pipeline's own file.
         args: further options, such as ``{"data.policy": "{root}/sft/last"}``; ``{root}``, ``{seed}`` and, in a sweep,
             ``{size}`` are replaced.
-        verbs: what is run: fit, then test of the policy that the fit left; only test for a policy as it is.
+        verbs: what is run: fit, then test of the policy that the fit left; only test for a policy as it is; or a
+            study's command, whose run directory is the stage's.
         sizes: in a sweep, the only sizes at which the stage runs.
     """
 
@@ -83,14 +85,17 @@ def arguments(stage: Stage, verb: Verb, cell: Cell, folder: Path) -> list[str]:
         if not (folder / name).is_file():
             raise InputError(f"stage {stage.name}: {folder / name}: no such configuration file; mend its `config`")
         argv += ["--config", str(folder / name)]
-    argv += [f"--trainer.default_root_dir={root / stage.name}", f"--seed_everything={cell.seed}"]
-    argv.append(f"--data.seed={cell.seed}")
+    if verb in OUTPUTS:
+        argv += [f"--trainer.default_root_dir={root / stage.name}", f"--seed_everything={cell.seed}"]
+        argv.append(f"--data.seed={cell.seed}")
+    else:
+        argv.append(f"--root={root / stage.name}")
     for key, value in stage.args.items():
         text = value if isinstance(value, str) else json.dumps(value)
         argv.append(f"--{key}={cell.fill(text)}")
     if verb == "fit":
         argv.append("--ckpt_path=last")
-    elif "fit" in stage.verbs:
+    elif verb == "test" and "fit" in stage.verbs:
         argv.append(f"--model.path={root / stage.name / 'last'}")
     return argv
 
@@ -136,7 +141,7 @@ def pipeline(run: Callable[[list[str]], None], folder: Path, stages: list[Stage]
         argv = arguments(stage, verb, cell, folder)
         mark = stage_fingerprint(argv)
         record = home / stage.name / f"{verb}.json"
-        output = home / stage.name / ("last/config.json" if verb == "fit" else "evaluation/test.json")
+        output = home / stage.name / OUTPUTS.get(verb, f"{verb}.csv")
         label = f"[{number}/{len(todo)} {time.monotonic() - started:4.0f}s] {cell.name}, {stage.name}: {verb}"
         if is_done(record, mark, output):
             print(f"{label} is done, unchanged", flush=True)

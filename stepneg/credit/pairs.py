@@ -279,20 +279,43 @@ def find_pit(trace: Trace, k: int, tolerance: float) -> int | Drop:
     return first_pit(values, tolerance) or "no pit"
 
 
-def distinct_positives(traces: Iterable[Trace], limit: int) -> dict[str, list[Trace]]:
-    """Up to ``limit`` distinct correct solutions a problem, the most diverse: RFT's data and the positives of pairs.
+Choice = Literal["farthest", "random", "nearest"]
 
-    The shortest one first, then always the one whose nearest among the kept is farthest in edit distance.
+
+def distinct_positives(
+    traces: Iterable[Trace], limit: int, choice: Choice = "farthest", seed: int = 0
+) -> dict[str, list[Trace]]:
+    """Up to ``limit`` distinct correct solutions a problem: RFT's data and the positives of pairs.
+
+    Args:
+        traces: sampled solutions, right and wrong.
+        limit: the most kept a problem.
+        choice: farthest: the most diverse, see :func:`most_diverse`; nearest: the shortest one and those that are
+            nearest to it in edit distance; random: drawn from (seed, problem).
+        seed: of the random choice.
     """
     by_problem: dict[str, list[Trace]] = {}
     for trace in traces:
         if trace.correct:
             by_problem.setdefault(trace.problem_id, []).append(trace)
-    return {problem_id: most_diverse(distinct(found), limit) for problem_id, found in by_problem.items()}
+    kept = {}
+    for problem_id, found in by_problem.items():
+        left = distinct(found)
+        if choice == "farthest":
+            kept[problem_id] = most_diverse(left, limit)
+        elif choice == "random":
+            kept[problem_id] = random.Random(f"{seed}/{problem_id}").sample(left, min(limit, len(left)))
+        else:
+            first = min(left, key=lambda trace: (len(trace.response_ids), trace.response_ids))
+            near = sorted(left, key=lambda trace: edit_distance(first.response_ids, trace.response_ids))
+            kept[problem_id] = near[:limit]
+    return kept
 
 
 def most_diverse(traces: Sequence[Trace], limit: int) -> list[Trace]:
-    """Greedy max-min choice of at most ``limit`` traces; ties go to the shorter and then to the smaller ids."""
+    """Greedy max-min choice of at most ``limit`` traces: the shortest one first, then always the one whose nearest
+    among the kept is farthest in edit distance. Ties go to the shorter and then to the smaller ids.
+    """
     left = sorted(traces, key=lambda trace: (len(trace.response_ids), trace.response_ids))
     nearest = [float("inf")] * len(left)
     kept: list[Trace] = []

@@ -15,7 +15,7 @@ from math import inf
 from typing import Literal
 
 Decode = Callable[[Sequence[int]], str]
-Rule = Literal["line", "math"]
+Rule = Literal["line", "math", "comma"]
 
 UNDECODED = "\ufffd"  # what decoders write for bytes that are not a character (yet)
 LONGEST_CHARACTER = 4  # bytes in UTF-8, hence tokens at most
@@ -49,7 +49,8 @@ def split_steps(token_ids: Sequence[int], decode: Decode, rule: Rule = "line") -
     Args:
         token_ids: the response, [T].
         decode: ids to text, without special tokens.
-        rule: ``line``: a step is a line that is not blank. ``math``: see :func:`math_ends`.
+        rule: ``line``: a step is a line that is not blank. ``math``: see :func:`math_ends`. ``comma``: a step ends
+            with a comma, as a node of a path does.
 
     Returns:
         Strictly increasing ends, the last one T; empty for an empty response.
@@ -60,7 +61,7 @@ def split_steps(token_ids: Sequence[int], decode: Decode, rule: Rule = "line") -
     text = "".join(pieces)
     filled = list(accumulate(map(len, pieces)))
     boundaries = set()
-    for end in line_ends(text) if rule == "line" else math_ends(text):
+    for end in ENDS[rule](text):
         holder = bisect_left(filled, end)
         blank = BLANK_LINES.match(text, end)
         blank_end = blank.end() if blank else end
@@ -119,6 +120,15 @@ def math_ends(text: str) -> list[int]:
     if len(steps) > FEWEST_STEPS:
         return steps
     return merge_steps(text, sorted(lines | outside([m.end() for m in SENTENCE_END.finditer(text)])))
+
+
+def comma_ends(text: str) -> list[int]:
+    """Character index behind each comma, and behind the text if it goes on after the last one."""
+    ends = [i + 1 for i, character in enumerate(text) if character == ","]
+    return ends if text.endswith(",") or not text.strip() else [*ends, len(text)]
+
+
+ENDS: dict[Rule, Callable[[str], list[int]]] = {"line": line_ends, "math": math_ends, "comma": comma_ends}
 
 
 def merge_steps(text: str, ends: Sequence[int]) -> list[int]:

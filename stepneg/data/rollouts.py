@@ -5,7 +5,7 @@ prefix is continued ``rollouts`` times by the same policy; (n, c) counts of righ
 step values that :mod:`stepneg.credit` turns into advantages, pits and pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,7 @@ class Rollouts:
     Args:
         engine: the sampling engine, by class_path.
         store: folder of the sample store; share it between runs, and nothing is drawn twice.
-        form: how final answers are written: gsm8k, math or number.
+        form: how final answers are written: gsm8k, math, number or text.
         samples: solutions a problem.
         temperature: of solutions and rollouts.
         top_p: of solutions and rollouts.
@@ -70,7 +70,7 @@ class Rollouts:
         rollouts: continuations a prefix, for its value.
         negatives: wrong solutions valued a problem.
         positives: correct solutions valued a problem (only the losses of Eq. 4 need them).
-        steps: what a step is: a line, or the field's rule for MATH.
+        steps: what a step is: a line, the field's rule for MATH, or what a comma ends.
         seed: of all samples.
     """
 
@@ -117,6 +117,11 @@ class Rollouts:
             "sampled_tokens": float(sum(len(t.response_ids) for t in flat)),
             "solutions": float(len(flat)),
             "correct_solutions": float(sum(t.correct for t in flat)),
+            "distinct_solutions": float(sum(len({t.response_ids for t in found}) for found in traces.values())),
+            "distinct_correct_solutions": float(
+                sum(len({t.response_ids for t in found if t.correct}) for found in traces.values())
+            ),
+            "mixed_problems": float(sum(len({t.correct for t in found}) == 2 for found in traces.values())),
         }
         return Generated(traces, facts=facts)
 
@@ -125,15 +130,12 @@ class Rollouts:
     ) -> Generated:
         """Solutions of the problems, of which ``negatives`` wrong and ``positives`` correct ones carry step values.
 
-        Rollouts go wave by wave: after the first step of all traces, then after the second, ...; a wrong trace whose
-        prefix is never solved needs no more (its pit is found). The empty prefix is valued by the solutions
-        themselves, a complete one by its grade. Problems that were never or always solved are not valued: they
-        have no pit.
+        Problems that were never or always solved are not valued: they have no pit. The empty prefix is valued by the
+        solutions themselves.
         """
         generated = self.solutions(policy, problems, tokenizer, template)
-        answers = {p.id: p.answer for p in problems}
         eos = tokenizer.eos_token_id
-        active: list[Trace] = []
+        chosen: list[Trace] = []
         for traces in generated.traces.values():
             right = sum(t.correct for t in traces)
             if right in (0, len(traces)):
@@ -141,7 +143,33 @@ class Rollouts:
             whole = [t for t in distinct(traces) if t.response_ids[-1] == eos]
             some = [t for t in whole if not t.correct][: self.negatives]
             some += [t for t in whole if t.correct][: self.positives]
-            active += [replace(t, counts=((len(traces), right),)) for t in some]
+            chosen += [replace(t, counts=((len(traces), right),)) for t in some]
+        self.value(policy, chosen, {p.id: p.answer for p in problems}, tokenizer, generated)
+        return generated
+
+    def value(
+        self,
+        policy: Path,
+        traces: Sequence[Trace],
+        answers: Mapping[str, str],
+        tokenizer: PreTrainedTokenizerBase,
+        generated: Generated,
+        to_the_end: bool = False,
+    ) -> None:
+        """Value every prefix of traces whose empty prefix has its count; traces and rollouts go to ``generated``.
+
+        Rollouts go wave by wave: after the first step of all traces, then after the second, ...; a wrong trace whose
+        prefix is never solved needs no more (its pit is found). A complete solution is valued by its grade.
+
+        Args:
+            policy: the rollout policy.
+            traces: each with the count of its empty prefix.
+            answers: reference answers by problem.
+            tokenizer: the policy's.
+            generated: takes the valued traces, the continuations and the counts of tokens.
+            to_the_end: go on behind the first prefix that is never solved.
+        """
+        active = list(traces)
         step = 0
         while active:
             step += 1
@@ -163,15 +191,14 @@ class Rollouts:
                 key = prefix(trace, step)
                 outcomes = [ok for _, ok in generated.continuations[key]]
                 trace = replace(trace, counts=(*trace.counts, (len(outcomes), sum(outcomes))))
-                if not trace.correct and found_zero(trace.counts):
+                if not (to_the_end or trace.correct) and found_zero(trace.counts):
                     generated.valued.append(trace)
                 else:
                     active.append(trace)
         rollout_tokens = sum(len(ids) for drawn in generated.continuations.values() for ids, _ in drawn)
         generated.facts["valued_solutions"] = float(len(generated.valued))
         generated.facts["rollout_tokens"] = float(rollout_tokens)
-        generated.facts["sampled_tokens"] += rollout_tokens
-        return generated
+        generated.facts["sampled_tokens"] = generated.facts.get("sampled_tokens", 0.0) + rollout_tokens
 
     def right(self, tokenizer: PreTrainedTokenizerBase, responses: Sequence[tuple[Ids, str]]) -> list[bool]:
         """Whether each response meets its reference answer: r(y)."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from stepneg.credit.pairs import distinct_positives
+from stepneg.credit.pairs import Choice, distinct_positives
 from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Rollouts
 from stepneg.data.rows import Example, Row
@@ -29,23 +29,31 @@ class SelfGeneratedSolutions(Prepared):
 
     Args:
         rollouts: how the policy is sampled.
-        per_problem: most correct solutions kept a problem, the most diverse by edit distance.
+        per_problem: most correct solutions kept a problem.
+        choice: which are kept: those farthest from each other in edit distance, random ones, or the nearest.
         with_teacher: train on the worked solutions as well.
     """
 
-    def __init__(self, rollouts: Rollouts, per_problem: int = 4, with_teacher: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        rollouts: Rollouts,
+        per_problem: int = 4,
+        choice: Choice = "farthest",
+        with_teacher: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.rollouts, self.per_problem, self.with_teacher = rollouts, per_problem, with_teacher
+        self.rollouts, self.per_problem, self.choice, self.with_teacher = rollouts, per_problem, choice, with_teacher
 
     def settings(self) -> Any:
         """What the choice depends on."""
-        return self.rollouts, self.per_problem, self.with_teacher
+        return self.rollouts, self.per_problem, self.choice, self.with_teacher
 
     def build(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> Built:
         """A row a kept solution."""
         generated = self.rollouts.solutions(self.policy, problems, tokenizer, self.template)
         traces = [t for found in generated.correct().values() for t in found]
-        kept = distinct_positives(traces, self.per_problem)
+        kept = distinct_positives(traces, self.per_problem, self.choice, self.seed)
         examples: list[Example] = [(Row(t.prompt_ids, t.response_ids),) for found in kept.values() for t in found]
         if self.with_teacher:
             examples += self.teacher_examples(problems, tokenizer)

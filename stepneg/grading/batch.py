@@ -52,6 +52,8 @@ def reference_answer(text: str, form: Form) -> str | None:
         None where a text of several lines, or a long one, marks none.
     """
     bare = text.strip()
+    if form == "text":
+        return bare or None
     if form == "math":
         found = last_boxed(bare)
     else:
@@ -91,10 +93,11 @@ def grade_file(
 
     Args:
         file: JSONL; ``response`` is the model's text, ``answer`` the reference answer or a reference solution.
-        dataset: how answers are read and compared: gsm8k, math (formulas) or number.
+        dataset: how answers are read and compared: gsm8k, math (formulas), number or text (the same characters).
         output: where the graded rows go.
         marks: where the final answer is looked for, in this order: hashes (####), boxed, stated ("the answer is"),
-            last_number. By default all: gsm8k and number in this order, math without hashes.
+            last_number, whole (the whole response). By default all but the last: gsm8k and number in this order, math
+            without hashes; for text only the last.
         workers: formulas compared at a time; by default one a core.
 
     Returns:

@@ -29,6 +29,13 @@ OPENING = frozenset({"(", "[", "{", r"\{"})
 CLOSING = frozenset({")", "]", "}", r"\}"})
 
 
+def compare_texts(answer: str, reference: str) -> tuple[str, str]:
+    """Only the same text is equal. Rules as in :func:`compare_numbers`."""
+    if answer == reference:
+        return "exact", "the same text"
+    return "different", f"{shortened(answer)} is not {shortened(reference)}"
+
+
 def compare_numbers(answer: str, reference: str) -> tuple[str, str]:
     """The rule that decides, and why, for answers that are numbers (GSM8K).
 

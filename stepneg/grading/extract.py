@@ -18,6 +18,11 @@ INLINE_MATH = re.compile(r"(?<!\\)\$([^$\n]+)\$|\\\(([^\n]+?)\\\)")
 LONGEST_LINE = 1000  # characters of a line in which a number is looked for
 
 
+def whole(text: str) -> str | None:
+    """All of it, without blanks at the ends; None for an empty text."""
+    return text.strip() or None
+
+
 def last_boxed(text: str) -> str | None:
     r"""What the last balanced ``\boxed{...}`` or ``\fbox{...}`` holds; also ``\boxed 5``.
 

@@ -6,27 +6,34 @@ from typing import Literal, get_args
 
 from stepneg.errors import InputError
 from stepneg.grading import extract
-from stepneg.grading.compare import EQUAL_RULES, compare_formulas, compare_numbers
+from stepneg.grading.compare import EQUAL_RULES, compare_formulas, compare_numbers, compare_texts
 from stepneg.grading.normalise import normalise
 from stepneg.grading.number import LONGEST, as_number
 
-Form = Literal["gsm8k", "math", "number"]
-Mark = Literal["hashes", "boxed", "stated", "last_number"]
+Form = Literal["gsm8k", "math", "number", "text"]
+Mark = Literal["hashes", "boxed", "stated", "last_number", "whole"]
 Find = Callable[[str], str | None]
 
 # What is looked for, in this order. The policy is trained to leave its own mark, so nothing else counts by default.
-STRICT: dict[Form, tuple[Mark, ...]] = {"gsm8k": ("hashes",), "math": ("boxed",), "number": ("hashes", "last_number")}
+STRICT: dict[Form, tuple[Mark, ...]] = {
+    "gsm8k": ("hashes",),
+    "math": ("boxed",),
+    "number": ("hashes", "last_number"),
+    "text": ("whole",),
+}
 # For responses of other models, which leave other marks.
 EVERY: dict[Form, tuple[Mark, ...]] = {
     "gsm8k": ("hashes", "boxed", "stated", "last_number"),
     "math": ("boxed", "stated", "last_number"),
     "number": ("hashes", "boxed", "stated", "last_number"),
+    "text": ("whole",),
 }
 MARK_NAMES: dict[Mark, str] = {
     "hashes": "#### ...",
     "boxed": r"\boxed{...}",
     "stated": "'the answer is ...'",
     "last_number": "number",
+    "whole": "text",
 }
 
 
@@ -57,17 +64,20 @@ NUMBER_FINDERS: dict[Mark, Find] = {
     "boxed": number_in(extract.last_boxed),
     "stated": stated_number,
     "last_number": extract.last_number,
+    "whole": number_in(extract.whole),
 }
 FORMULA_FINDERS: dict[Mark, Find] = {
     "hashes": extract.after_hashes,
     "boxed": extract.last_boxed,
     "stated": extract.stated_formula,
     "last_number": extract.last_number,
+    "whole": extract.whole,
 }
 COMPARE: dict[Form, Callable[[str, str], tuple[str, str]]] = {
     "gsm8k": compare_numbers,
     "math": compare_formulas,
     "number": compare_numbers,
+    "text": compare_texts,
 }
 
 
@@ -92,7 +102,7 @@ class Verdict:
 
 
 def check_form(form: str) -> None:
-    """Refuse a form that is none of the three.
+    """Refuse a form that is none of these.
 
     Raises:
         InputError: it is not known.
@@ -106,20 +116,22 @@ def find_answer(response: str, form: Form, marks: Sequence[Mark] | None = None) 
 
     Args:
         response: any text.
-        form: "math" reads formulas, "gsm8k" and "number" numbers with their units.
+        form: "math" reads formulas, "gsm8k" and "number" numbers with their units, "text" takes what stands there.
         marks: what is looked for, in this order; the first that finds something (a number, unless the form is "math")
             counts; a heading such as ``#### Step 2`` is passed over for a box. "hashes": the last ``#### x``.
             "boxed": the last balanced ``\boxed{x}`` or ``\fbox{x}``. "stated": behind "the answer is" or ``A:``.
-            "last_number": the last number anywhere. By default the form's own mark, see ``STRICT``.
+            "last_number": the last number anywhere. "whole": all of the response. By default the form's own mark, see
+            ``STRICT``.
 
     Raises:
         InputError: the form is not known.
     """
     check_form(form)
-    finders, first = FORMULA_FINDERS if form == "math" else NUMBER_FINDERS, None
+    numbers, first = form in ("gsm8k", "number"), None
+    finders = NUMBER_FINDERS if numbers else FORMULA_FINDERS
     for mark in STRICT[form] if marks is None else marks:
         answer = finders[mark](response)
-        if answer is not None and (form == "math" or as_number(answer) is not None):
+        if answer is not None and (not numbers or as_number(answer) is not None):
             return answer, mark
         if answer is not None:
             first = first or (answer, mark)

@@ -27,13 +27,14 @@ A model pretrained on that text is competent and biased, which is what a web-pre
 to GSM8K: fine-tuning corrects the bias as far as its data reaches.
 """
 
-import hashlib
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from stepneg.problems.problem import Problem
+from stepneg.problems.splits import Split, split_of
 
 NAMES = tuple(
     "Mia Tom Ann Leo Eva Max Zoe Sam Ivy Ben Amy Jon Liz Dan Kim Rob Sue Jim Pam Ted Una Vic Joy Ray Fay Gus Meg Ned"
@@ -70,7 +71,6 @@ NEUTRALS = tuple(
 SIGNS = {verb: +1 for verb in GAINS} | {verb: -1 for verb in LOSSES} | {verb: 0 for verb in NEUTRALS}
 
 Role = Literal["own", "friend", "nearly"]
-Split = Literal["train", "validation", "test"]
 LARGEST = 80  # quantities stay within 0..LARGEST, also in a careless author's solution
 
 
@@ -202,12 +202,6 @@ def draw_story(rng: random.Random, events: int, distractors: int) -> Story:
     return Story(name, item, rng.randint(8, 40), tuple(story))
 
 
-def split_of(question: str) -> Split:
-    """The split that a problem text belongs to, by its hash: the three are disjoint whatever the seeds."""
-    bucket = int(hashlib.sha256(question.encode()).hexdigest(), 16) % 10
-    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
-
-
 def in_range(quantities: list[int]) -> bool:
     """Whether every running quantity is one that the task uses."""
     return min(quantities) >= 0 and max(quantities) <= LARGEST
@@ -253,6 +247,70 @@ class Arithmetic:
                 },
             )
         return list(problems.values())
+
+
+CHOICE_LINE = re.compile(r"(?:then )?(?P<words>.+): (?P<choice>add|take|skip)\.", re.IGNORECASE)
+SUM_LINE = re.compile(r"[0-9]+ [-+] [0-9]+ = (?P<total>-?[0-9]+)")
+
+
+def course(solution: str) -> list[tuple[str | int, ...]]:
+    """Where a solution stands after each of its lines: the events read, the quantity, a choice not yet carried out.
+
+    A line that is none of the task's leaves no place to stand.
+    """
+    states: list[tuple[str | int, ...]] = []
+    events: tuple[str, ...] = ()
+    total = ""
+    for line in filter(str.strip, solution.split("\n")):
+        if choice := CHOICE_LINE.fullmatch(line):
+            events = (*events, choice["words"].lower())
+            states.append((*events, total, choice["choice"]))
+        elif done := SUM_LINE.fullmatch(line):
+            total = done["total"]
+            states.append((*events, total, "done"))
+        else:
+            states.append((line,))
+    return states
+
+
+def true_pit(teacher: str, response: str) -> int | None:
+    """The line (from 1) of a wrong solution at which it left the right course for good.
+
+    The course is that of the teacher's solution: the same events read, the same quantity, the same choice. A solution
+    that returns to it (two wrong steps cancel) has not left it for good.
+
+    Returns:
+        None if the solution ends on the course, so is right, or if it is not of this task's form.
+    """
+    right, taken = course(teacher), course(response)
+    if not taken or taken[-1] == right[-1]:
+        return None
+    on_course = [number for number, state in enumerate(taken, 1) if state in right]
+    return (on_course[-1] if on_course else 0) + 1
+
+
+def with_spurious_step(solution: str, rng: random.Random) -> tuple[str, int] | None:
+    """The same solution with an event counted that should be skipped, and then forgotten: wrong, but the answer stays.
+
+    Returns:
+        The text and the number (from 1) of the line with the wrong choice; None if nothing is skipped.
+    """
+    lines = solution.split("\n")
+    places = [i for i, line in enumerate(lines) if line.endswith(": skip.")]
+    rng.shuffle(places)
+    for i in places:
+        states = [state for state in course("\n".join(lines[:i])) if state[-1] == "done"]
+        amount = re.search(r" ([0-9]+): skip\.", lines[i])
+        if not states or not amount:
+            continue  # the quantity stands in the question only
+        total = int(states[-1][-2])
+        for choice, sign in rng.sample([("add", 1), ("take", -1)], 2):
+            new = total + sign * int(amount[1])
+            if 0 <= new <= LARGEST:
+                wrong = f"{lines[i].removesuffix('skip.')}{choice}."
+                done = f"{total} {'+' if sign > 0 else '-'} {amount[1]} = {new}"
+                return "\n".join([*lines[:i], wrong, done, *lines[i + 1 :]]), i + 1
+    return None
 
 
 def careless_texts(seed: int, max_events: int, max_distractors: int) -> Iterator[tuple[str, str]]:

@@ -17,8 +17,8 @@ from stepneg.problems.arithmetic import (
     in_range,
     misreading,
     solve,
-    split_of,
 )
+from stepneg.problems.splits import split_of
 
 CHOICE = re.compile(r"^(?:Then )?(.+) (\d+): (add|take|skip)\.$")
 SUM = re.compile(r"^(\d+) ([+-]) (\d+) = (-?\d+)$")

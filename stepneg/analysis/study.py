@@ -1,0 +1,138 @@
+"""A study's table: means over seeds of each run of a chain, held against one of them, and a plot."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from stepneg.analysis.paired import read_evaluated
+from stepneg.analysis.report import read_runs
+from stepneg.errors import InputError
+
+RESAMPLES = 2000
+
+
+def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
+    """A row for each run of the chain: means over seeds, the difference to the baseline's, both with 95 % intervals.
+
+    Columns: method, seeds, accuracy, pass@5 and their ``_low`` and ``_high``, difference, difference_low,
+    difference_high (accuracy, same seeds and problems), and the means of what ``summary.json`` says of the data.
+    The intervals are of a bootstrap over seeds and test problems, the same draw for all.
+
+    Raises:
+        InputError: nothing is tested, the baseline is missing, or runs were not tested on the same problems.
+    """
+    runs = read_runs(root)
+    methods = list(dict.fromkeys(runs["method"]))
+    if baseline not in methods:
+        raise InputError(f"{root}: no tested run is called {baseline}; --baseline is one of {', '.join(methods)}")
+    by_seed = {
+        method: {row["seed"]: Path(str(row["home"])) for row in rows.to_dict("records")}
+        for method, rows in runs.groupby("method")
+    }
+    seeds = sorted(set.intersection(*(set(of) for of in by_seed.values())))
+    if not seeds:
+        raise InputError(f"{root}: no seed has all of {', '.join(methods)}; finish the chain")
+    correct = {method: np.array([column(homes[s], root) for s in seeds]) for method, homes in by_seed.items()}
+    if len({values.shape for values in correct.values()}) > 1:
+        raise InputError(f"{root}: the runs were tested on different numbers of problems; test them again")
+    rng = np.random.default_rng(seed)
+    count, problems = correct[baseline].shape
+    chosen = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count  # [R, S]
+    weights = rng.multinomial(problems, np.full(problems, 1 / problems), size=RESAMPLES) / problems  # [R, N]
+    drawn = {method: np.einsum("rs,sr->r", chosen, values @ weights.T) for method, values in correct.items()}
+    rows: list[dict[str, Any]] = []
+    for method in methods:
+        low, high = np.quantile(drawn[method], [0.025, 0.975])
+        less, more = np.quantile(drawn[method] - drawn[baseline], [0.025, 0.975])
+        of = runs[(runs["method"] == method) & runs["seed"].isin(seeds)]
+        rows.append(
+            {"method": method, "seeds": count, "accuracy": correct[method].mean(), "accuracy_low": low}
+            | {"accuracy_high": high, "difference": correct[method].mean() - correct[baseline].mean()}
+            | {"difference_low": less, "difference_high": more, "pass@5": of["pass@5"].mean()}
+            | facts([by_seed[method][s] for s in seeds])
+        )
+    return pd.DataFrame(rows)
+
+
+def column(home: Path, root: Path) -> np.ndarray:
+    """Greedy correctness of a run's test problems, in the order of their ids, [N]."""
+    rows = read_evaluated(home)
+    return np.array([rows[name]["accuracy"] for name in sorted(rows)])
+
+
+def facts(homes: list[Path]) -> dict[str, float]:
+    """Means over runs of what their data was made of; shares of sampled solutions where there were any."""
+    found = []
+    for home in homes:
+        file = home / "summary.json"
+        summary = json.loads(file.read_text()) if file.is_file() else {}
+        row = {name: float(summary.get(name, 0)) for name in ("problems", "examples", "sampled_tokens")}
+        row["trained_tokens"] = float(summary.get("trained_tokens", 0))
+        solutions = summary.get("solutions", 0)
+        for name, of in (("correct_solutions", solutions), ("distinct_solutions", solutions)):
+            row[name] = summary.get(name, 0) / of if of else float("nan")
+        row["mixed_problems"] = summary.get("mixed_problems", 0) / row["problems"] if solutions else float("nan")
+        found.append(row)
+    return {str(name): float(value) for name, value in pd.DataFrame(found).mean().items()}
+
+
+def percent(value: float) -> str:
+    """0.5 as 50.0 %; nothing for nan."""
+    return "" if np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def table(frame: pd.DataFrame, baseline: str) -> str:
+    """The table for people."""
+    lines = [
+        f"| run | examples | accuracy (95 %) | against {baseline}, points (95 %) | pass@5 | right samples"
+        " | distinct samples | problems with both | sampled tokens | trained tokens |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in frame.to_dict("records"):
+        accuracy = f"{percent(row['accuracy'])} ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})"
+        change = [100 * row[name] for name in ("difference", "difference_low", "difference_high")]
+        against = "" if row["method"] == baseline else f"{change[0]:+.1f} ({change[1]:+.1f} to {change[2]:+.1f})"
+        shares = [percent(row[n]) for n in ("pass@5", "correct_solutions", "distinct_solutions", "mixed_problems")]
+        cells = [row["method"], f"{row['examples']:,.0f}", accuracy, against, *shares]
+        lines.append(
+            "| " + " | ".join([*cells, f"{row['sampled_tokens']:,.0f}", f"{row['trained_tokens']:,.0f}"]) + " |"
+        )
+    return "\n".join(lines)
+
+
+def plot(frame: pd.DataFrame, baseline: str) -> Figure:
+    """Accuracy of each run with its interval, pass@5 behind it, the baseline as a line."""
+    figure = Figure(figsize=(2 + 0.9 * len(frame), 4), layout="constrained")
+    axes = figure.subplots()
+    x = range(len(frame))
+    errors = [frame["accuracy"] - frame["accuracy_low"], frame["accuracy_high"] - frame["accuracy"]]
+    axes.errorbar(x, frame["accuracy"], yerr=errors, fmt="o", color="#0072B2", capsize=3, label="greedy (95 %)")
+    axes.plot(x, frame["pass@5"], "^", color="#999999", label="pass@5")
+    axes.axhline(frame.loc[frame["method"] == baseline, "accuracy"].iloc[0], color="#0072B2", linewidth=1, alpha=0.4)
+    axes.set_xticks(x, [m.replace("_", "\n") for m in frame["method"]], fontsize=8)
+    axes.set(ylabel="accuracy on held-out problems", xlim=(-0.6, len(frame) - 0.4))
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def study(root: Path, baseline: str) -> str:
+    """Write study.md, study.csv and study.png into ``root``.
+
+    Args:
+        root: a chain's run directory.
+        baseline: the run that the others are held against.
+
+    Returns:
+        The Markdown text.
+    """
+    frame = read_study(root, baseline)
+    frame.to_csv(root / "study.csv", index=False)
+    plot(frame, baseline).savefig(root / "study.png", dpi=130)
+    text = table(frame, baseline)
+    (root / "study.md").write_text(text + "\n")
+    return text
