@@ -3,12 +3,16 @@
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
 from stepneg.errors import InputError
+
+if TYPE_CHECKING:
+    from stepneg.pipeline import Stage
 
 
 def init_verb(argv: list[str]) -> None:
@@ -21,8 +25,9 @@ def init_verb(argv: list[str]) -> None:
 def pipeline_verb(argv: list[str]) -> None:
     """A chain of fits and tests, done stages skipped, and the report at the end."""
     from stepneg.analysis.report import report
-    from stepneg.analysis.study import study
+    from stepneg.analysis.study import over_seeds, study
     from stepneg.pipeline import cells, pipeline
+    from stepneg.studies import credit, spurious
 
     parser = chain_parser("pipeline", pipeline.__doc__)
     parser.add_argument(
@@ -30,13 +35,19 @@ def pipeline_verb(argv: list[str]) -> None:
     )
     parser.add_argument("--order", type=list[str], default=[], help="methods in the order that the report checks")
     config = parser.parse_args(argv)
-    folder = Path(str(config.config[-1])).parent
-    stages = parser.instantiate_classes(config).stages
-    pipeline(run, folder, stages, cells(config.root, config.seeds))
+    pipeline(run, folder_of(config), stages_of(config), cells(config.root, config.seeds))
     if any(config.root.glob("**/evaluation/test.json")):  # a chain may hold no tested policy
         print(report(config.root, config.order))
     if config.baseline is not None:
         print(study(config.root, config.baseline))
+    for verb, table in {
+        "credit": credit.table,
+        "spurious": spurious.table,
+        "likelihood": spurious.likelihood_table,
+    }.items():
+        frame = over_seeds(config.root, verb)
+        if frame is not None:
+            print(table(frame))
 
 
 def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentParser:
@@ -44,11 +55,26 @@ def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentPar
     from stepneg.pipeline import Stage
 
     parser = jsonargparse.ArgumentParser(prog=f"stepneg {verb}", description=description, exit_on_error=False)
-    parser.add_argument("--config", action="config", required=True, help="the chain, a YAML file")
+    parser.add_argument("--config", action="config", required=True, help="the chain, a YAML file; more change it")
     parser.add_argument("--root", type=Path, required=True, help="run directory")
     parser.add_argument("--seeds", type=list[int], default=[0], help="each repeats the chain in ROOT/seed-N")
     parser.add_argument("--stages", type=list[Stage], required=True, help="name, config, args and verbs of each run")
+    parser.add_argument("--args", type=dict[str, Any], default={}, help="further options of every fit and test")
     return parser
+
+
+def folder_of(config: jsonargparse.Namespace) -> Path:
+    """The folder of the chain's first file, where the stages' configuration files are."""
+    return Path(str(config.config[0])).parent
+
+
+def stages_of(config: jsonargparse.Namespace) -> list["Stage"]:
+    """The stages of a parsed chain; what their options name by class_path stays as it is."""
+    from stepneg.pipeline import TRAINER_VERBS, Stage
+
+    plain = config.as_dict()
+    stages = [Stage(**stage) for stage in plain["stages"]]
+    return [replace(s, args=s.args | plain["args"]) if set(s.verbs) <= set(TRAINER_VERBS) else s for s in stages]
 
 
 def sweep_verb(argv: list[str]) -> None:
@@ -65,11 +91,9 @@ def sweep_verb(argv: list[str]) -> None:
         "--baseline", type=str, default="sft", help="the method whose curve the others are held against"
     )
     config = parser.parse_args(argv)
-    folder = Path(str(config.config[-1])).parent
-    stages = parser.instantiate_classes(config).stages
     every = cells(config.root, config.seeds, config.sizes)
     chosen = part_of(every, config.part)
-    pipeline(run, folder, stages, chosen)
+    pipeline(run, folder_of(config), stages_of(config), chosen)
     if len(chosen) == len(every):
         print(scaling(config.root, config.baseline))
     else:

@@ -1,5 +1,6 @@
 """``stepneg init``: a fresh small model folder with its own tokenizer, for pretraining and for smoke tests."""
 
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +46,7 @@ def init(
     """Write a randomly initialised Llama and a tokenizer trained on the problems' texts as an HF folder.
 
     Args:
-        out: the folder to write; must not hold a model yet.
+        out: the folder to write; must not exist yet, or be empty.
         problems: where the tokenizer's texts come from, by class_path.
         vocabulary: largest number of tokens.
         hidden_size: width of the residual stream; a multiple of head_size.
@@ -54,8 +55,8 @@ def init(
         context: most tokens that prompt and solution may have together.
         seed: of the weights.
     """
-    if (out / "config.json").exists():
-        raise InputError(f"{out}: already holds a model; choose another folder or remove it")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: there is something already; choose another folder or remove it")
     if hidden_size % head_size:
         raise InputError(f"hidden_size {hidden_size} is not a multiple of head_size {head_size}; change one of them")
     texts = [f"{p.question}\n{p.solution or ''}\n{p.answer}" for p in problems.load()]
@@ -76,6 +77,9 @@ def init(
     )
     model = AutoModelForCausalLM.from_config(config)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.rename(out)
     print(f"{out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")

@@ -12,8 +12,13 @@ from stepneg import __version__
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 
-Verb = Literal["fit", "test", "credit", "spurious", "likelihood"]
-OUTPUTS: dict[Verb, str] = {"fit": "last/config.json", "test": "evaluation/test.json"}  # the others leave VERB.csv
+Verb = Literal["init", "fit", "test", "credit", "spurious", "likelihood"]
+TRAINER_VERBS: tuple[Verb, ...] = ("fit", "test")
+OUTPUTS: dict[Verb, str] = {  # what a verb leaves below its stage's directory; the others leave VERB.csv
+    "init": "last/config.json",
+    "fit": "last/config.json",
+    "test": "evaluation/test.json",
+}
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,8 @@ class Stage:
         config: configuration files of the verbs, beside the pipeline's own file.
         args: further options, such as ``{"data.policy": "{root}/sft/last"}``; ``{root}``, ``{seed}`` and, in a sweep,
             ``{size}`` are replaced.
-        verbs: what is run: fit, then test of the policy that the fit left; only test for a policy as it is; or a
-            study's command, whose run directory is the stage's.
+        verbs: what is run: fit, then test of the policy that the fit left; only test for a policy as it is; init for
+            a fresh policy in ``{root}/NAME/last``; or a study's command, whose run directory is the stage's.
         sizes: in a sweep, the only sizes at which the stage runs.
     """
 
@@ -51,7 +56,10 @@ class Cell:
         return f"seed {self.seed}" if self.size is None else f"size {self.size}, seed {self.seed}"
 
     def fill(self, text: str) -> str:
-        """A stage's argument with ``{root}``, ``{seed}`` and ``{size}`` replaced."""
+        """A stage's argument with ``{root}``, ``{seed}``, ``{size}`` and multiples as ``{8*size}`` replaced."""
+        if self.size is not None:
+            size = self.size
+            text = re.sub(r"\{([0-9]{1,6})\*size\}", lambda found: str(int(found[1]) * size), text)
         for key, value in {"root": self.home, "seed": self.seed, "size": self.size}.items():
             if value is not None:
                 text = text.replace(f"{{{key}}}", str(value))
@@ -85,9 +93,11 @@ def arguments(stage: Stage, verb: Verb, cell: Cell, folder: Path) -> list[str]:
         if not (folder / name).is_file():
             raise InputError(f"stage {stage.name}: {folder / name}: no such configuration file; mend its `config`")
         argv += ["--config", str(folder / name)]
-    if verb in OUTPUTS:
+    if verb in TRAINER_VERBS:
         argv += [f"--trainer.default_root_dir={root / stage.name}", f"--seed_everything={cell.seed}"]
         argv.append(f"--data.seed={cell.seed}")
+    elif verb == "init":
+        argv += [f"--out={root / stage.name / 'last'}", f"--seed={cell.seed}"]
     else:
         argv.append(f"--root={root / stage.name}")
     for key, value in stage.args.items():
@@ -103,13 +113,28 @@ def arguments(stage: Stage, verb: Verb, cell: Cell, folder: Path) -> list[str]:
 def stage_fingerprint(argv: list[str]) -> str:
     """Fingerprint of a command line: its words, the files that it names and the policies that it starts from."""
     contents: list[str] = []
-    for word in argv:
-        path = Path(word.split("=", 1)[-1])
+    for path in (Path(text) for word in argv for text in texts_in(word.split("=", 1)[-1])):
         if path.is_file():
             contents.append(path.read_text())
         elif (path / "config.json").is_file():
             contents.append(fingerprint_policy(path))
     return fingerprint(__version__, argv, contents)
+
+
+def texts_in(value: str) -> list[str]:
+    """An option's text, or all texts in it where it is a JSON object or list."""
+    try:
+        left = [json.loads(value)]
+    except ValueError:
+        left = [value]
+    found: list[str] = []
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, dict | list):
+            left += item.values() if isinstance(item, dict) else item
+    return found
 
 
 def is_done(record: Path, mark: str, output: Path) -> bool:
@@ -128,7 +153,7 @@ def pipeline(run: Callable[[list[str]], None], folder: Path, stages: list[Stage]
         stages: the chain.
         repeat: each cell repeats the chain.
     """
-    started = time.monotonic()
+    started, ran = time.monotonic(), 0
     todo = [
         (cell, stage, verb)
         for cell in repeat
@@ -142,13 +167,16 @@ def pipeline(run: Callable[[list[str]], None], folder: Path, stages: list[Stage]
         mark = stage_fingerprint(argv)
         record = home / stage.name / f"{verb}.json"
         output = home / stage.name / OUTPUTS.get(verb, f"{verb}.csv")
-        label = f"[{number}/{len(todo)} {time.monotonic() - started:4.0f}s] {cell.name}, {stage.name}: {verb}"
+        passed = time.monotonic() - started
+        ahead = f", about {passed / ran * (len(todo) - number + 1) / 60:.0f} min left" if ran else ""
+        label = f"[{number}/{len(todo)} {passed:4.0f} s{ahead}] {cell.name}, {stage.name}: {verb}"
         if is_done(record, mark, output):
             print(f"{label} is done, unchanged", flush=True)
             continue
         print(label, flush=True)
         forget_other(home / stage.name, verb, mark)
         run(argv)
+        ran += 1
         record.write_text(json.dumps({"fingerprint": mark, "argv": argv}, indent=1))
 
 

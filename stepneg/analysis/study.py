@@ -120,6 +120,21 @@ def plot(frame: pd.DataFrame, baseline: str) -> Figure:
     return figure
 
 
+def over_seeds(root: Path, verb: str) -> pd.DataFrame | None:
+    """The rows that a study's command left in each cell, with their ``seed``, also written to ``root/VERB.csv``.
+
+    Returns:
+        None if the chain has no such command.
+    """
+    files = sorted(root.glob(f"seed-*/*/{verb}.csv"))
+    if not files:
+        return None
+    names = [file.parent.parent.name.removeprefix("seed-") for file in files]
+    frame = pd.concat([pd.read_csv(file).assign(seed=name) for name, file in zip(names, files, strict=True)])
+    frame.to_csv(root / f"{verb}.csv", index=False)
+    return frame
+
+
 def study(root: Path, baseline: str) -> str:
     """Write study.md, study.csv and study.png into ``root``.
 

@@ -184,7 +184,8 @@ def credit(
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Rules by n at K = 1; then K at the middle n; then rollout policies."""
+    """Rules by n at K = 1; then K at the middle n; then rollout policies. Means over seeds, if there are any."""
+    frame = frame.groupby(["policy", "rule", "n", "k"], sort=False, as_index=False).mean(numeric_only=True)
     own = frame["policy"] == frame["policy"].iloc[0]
     middle = sorted(frame["n"].unique())[frame["n"].nunique() // 2]
     parts = [
@@ -200,7 +201,7 @@ def table(frame: pd.DataFrame) -> str:
         shares = " | ".join(f"{100 * row[name]:.1f} %" for name in ("found", "exact", "early", "late"))
         lines.append(
             f"| {row['policy']} | {row['rule']} | {row['n']} | {row['k']} | {shares} | {row['distance']:.2f}"
-            f" | {row['tokens']:,} |"
+            f" | {row['tokens']:,.0f} |"
         )
     return "\n".join(lines)
 

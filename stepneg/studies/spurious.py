@@ -235,17 +235,19 @@ def step_row(kind: str, item: Marked) -> dict[str, Any]:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Precision and recall by threshold."""
+    """Precision and recall by threshold, means over seeds where the frame has several."""
     lines = ["| advantage at most | precision | recall |", "|---:|---:|---:|"]
-    for row in frame.to_dict("records"):
-        lines.append(f"| {row['threshold']:g} | {100 * row['precision']:.1f} % | {100 * row['recall']:.1f} % |")
-    first = frame.iloc[0]
+    for threshold, rows in frame.groupby("threshold", sort=False):
+        precision, recall = 100 * rows["precision"].mean(), 100 * rows["recall"].mean()
+        lines.append(f"| {threshold:g} | {precision:.1f} % | {recall:.1f} % |")
+    once = frame[frame["threshold"] == frame["threshold"].iloc[0]]
+    total = once.sum(numeric_only=True)
+    areas = " ".join(f"{area:.3f}" for area in once["area"])
     lines += [
         "",
-        f"{first['marked']:.0f} injected steps among {first['steps']:.0f}; area under the ROC curve"
-        f" {first['area']:.3f}."
-        f" {first['correct_with_spurious_step']:.0f} of {first['correct_valued']:.0f} valued correct solutions have a"
-        f" spurious step of their own; {first['solutions']:.0f} problems have a clean and a spurious one.",
+        f"{total['marked']:,.0f} injected steps among {total['steps']:,.0f}; area under the ROC curve {areas}."
+        f" {total['correct_with_spurious_step']:,.0f} of {total['correct_valued']:,.0f} valued correct solutions have a"
+        f" spurious step of their own; {total['solutions']:,.0f} problems have a clean and a spurious one.",
     ]
     return "\n".join(lines)
 
@@ -308,9 +310,9 @@ def step_log_probs(policy: Path, items: Sequence[dict[str, Any]]) -> list[float]
 
 
 def likelihood_table(frame: pd.DataFrame) -> str:
-    """A row a policy, a column a kind of step; differences to the first policy."""
-    kinds = list(dict.fromkeys(frame["kind"]))
-    wide = frame.pivot(index="policy", columns="kind", values="logp").loc[list(dict.fromkeys(frame["policy"])), kinds]
+    """A row a policy, a column a kind of step; differences to the first policy; means over seeds, if there are any."""
+    kinds, policies = (list(dict.fromkeys(frame[name])) for name in ("kind", "policy"))
+    wide = frame.pivot_table(index="policy", columns="kind", values="logp", aggfunc="mean").loc[policies, kinds]
     lines = [f"| policy | {' | '.join(f'{kind} steps: log-probability' for kind in kinds)} |"]
     lines.append("|---|" + "---:|" * len(kinds))
     for name, row in wide.iterrows():
