@@ -40,13 +40,10 @@ def pipeline_verb(argv: list[str]) -> None:
         print(report(config.root, config.order))
     if config.baseline is not None:
         print(study(config.root, config.baseline))
-    for verb, table in {
-        "credit": credit.table,
-        "spurious": spurious.table,
-        "likelihood": spurious.likelihood_table,
-    }.items():
+    tables = {"credit": credit.table, "spurious": spurious.table, "likelihood": spurious.likelihood_table}
+    for verb, table in tables.items():
         frame = over_seeds(config.root, verb)
-        if frame is not None:
+        if frame is not None and len(config.seeds) > 1:  # of one seed the command itself has shown it
             print(table(frame))
 
 

@@ -29,7 +29,7 @@ from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import with_spurious_step
 
-CLEAN = -0.1  # no step of a clean solution has a lower advantage
+CLEAN = -0.2  # no step of a clean solution has a lower advantage; one rollout of 8 weighs 0.125
 BATCH = 64
 THRESHOLDS = (-0.1, -0.2, -0.3, -0.5)
 
@@ -71,6 +71,7 @@ def with_foreign_step(others: Sequence[str]) -> Inject:
 
 def build_sets(generated: Generated, threshold: float, seed: int) -> dict[str, list[Trace]]:
     """Clean, random and spurious correct solutions: one of each from every problem that has a clean and a spurious one.
+    And originals: a clean solution of every problem that has one, to put bad steps into.
 
     Args:
         generated: with valued correct solutions.
@@ -81,11 +82,13 @@ def build_sets(generated: Generated, threshold: float, seed: int) -> dict[str, l
     for trace in generated.valued:
         if trace.correct:
             by_problem.setdefault(trace.problem_id, []).append(least(trace))
-    sets: dict[str, list[Trace]] = {"clean": [], "random": [], "spurious": []}
+    sets: dict[str, list[Trace]] = {"clean": [], "random": [], "spurious": [], "originals": []}
     for name, marked in by_problem.items():
         rng = random.Random(f"{seed}/{name}")
         clean = [m for m in marked if gain(m) >= CLEAN]
         spurious = [m for m in marked if gain(m) <= threshold]
+        if clean:
+            sets["originals"].append(rng.choice(clean).trace)
         if clean and spurious:
             sets["clean"].append(rng.choice(clean).trace)
             sets["random"].append(rng.choice(marked).trace)
@@ -154,8 +157,9 @@ def spurious(
 ) -> str:
     """Build clean, random, spurious and injected sets of correct solutions; find the injected steps by advantage.
 
-    Writes clean.jsonl, random.jsonl, spurious.jsonl and injected.jsonl (question, answer, solution; equal sizes, the
-    same problems), steps.jsonl (the marked steps, for ``stepneg likelihood``), spurious.csv, spurious.png, spurious.md.
+    Writes clean.jsonl, random.jsonl and spurious.jsonl (question, answer, solution; of the same problems), originals.jsonl
+    and injected.jsonl (clean solutions without and with the bad step, of the same problems), steps.jsonl (the marked
+    steps, for ``stepneg likelihood``), spurious.csv, spurious.png and spurious.md.
 
     Args:
         root: run directory.
@@ -184,7 +188,7 @@ def spurious(
         )
     others = [p.solution for p in loaded if p.solution]
     marked = injected(
-        sets["clean"],
+        sets["originals"],
         with_spurious_step if inject == "arithmetic" else with_foreign_step(others),
         rollouts,
         tokenizer,
@@ -196,6 +200,8 @@ def spurious(
     of = {(t.problem_id, t.response_ids): t for t in valued.valued}
     marked = [Marked(of[m.trace.problem_id, m.trace.response_ids], m.step) for m in marked]
     sets["injected"] = [m.trace for m in marked]
+    changed = {m.trace.problem_id for m in marked}
+    sets["originals"] = [t for t in sets["originals"] if t.problem_id in changed]
     root.mkdir(parents=True, exist_ok=True)
     named = {p.id: p for p in loaded}
     for name, traces in sets.items():
