@@ -35,7 +35,9 @@ def pipeline_verb(argv: list[str]) -> None:
     )
     parser.add_argument("--order", type=list[str], default=[], help="methods in the order that the report checks")
     config = parser.parse_args(argv)
-    pipeline(run, folder_of(config), stages_of(config), cells(config.root, config.seeds))
+    pipeline(
+        run, folder_of(config), stages_of(config), cells(config.root, config.seeds, None, config.as_dict()["constants"])
+    )
     if any(config.root.glob("**/evaluation/test.json")):  # a chain may hold no tested policy
         print(report(config.root, config.order))
     if config.baseline is not None:
@@ -57,6 +59,18 @@ def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentPar
     parser.add_argument("--seeds", type=list[int], default=[0], help="each repeats the chain in ROOT/seed-N")
     parser.add_argument("--stages", type=list[Stage], required=True, help="name, config, args and verbs of each run")
     parser.add_argument("--args", type=dict[str, Any], default={}, help="further options of every fit and test")
+    parser.add_argument(
+        "--overlays",
+        type=list[str],
+        default=[],
+        help="further configuration files of every fit and test, as for a model",
+    )
+    parser.add_argument(
+        "--constants",
+        type=dict[str, Any],
+        default={},
+        help="what else is replaced in the stages' args: {NAME} by its value",
+    )
     return parser
 
 
@@ -71,7 +85,11 @@ def stages_of(config: jsonargparse.Namespace) -> list["Stage"]:
 
     plain = config.as_dict()
     stages = [Stage(**stage) for stage in plain["stages"]]
-    return [replace(s, args=s.args | plain["args"]) if set(s.verbs) <= set(TRAINER_VERBS) else s for s in stages]
+    more, shared = plain["overlays"], plain["args"]
+    return [
+        replace(s, config=s.config + more, args=s.args | shared) if set(s.verbs) <= set(TRAINER_VERBS) else s
+        for s in stages
+    ]
 
 
 def sweep_verb(argv: list[str]) -> None:
@@ -88,7 +106,7 @@ def sweep_verb(argv: list[str]) -> None:
         "--baseline", type=str, default="sft", help="the method whose curve the others are held against"
     )
     config = parser.parse_args(argv)
-    every = cells(config.root, config.seeds, config.sizes)
+    every = cells(config.root, config.seeds, config.sizes, config.as_dict()["constants"])
     chosen = part_of(every, config.part)
     pipeline(run, folder_of(config), stages_of(config), chosen)
     if len(chosen) == len(every):

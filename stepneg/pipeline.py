@@ -28,8 +28,8 @@ class Stage:
     Args:
         name: the method's name in the report, and the run directory's.
         config: configuration files of the verbs, beside the pipeline's own file.
-        args: further options, such as ``{"data.policy": "{root}/sft/last"}``; ``{root}``, ``{seed}`` and, in a sweep,
-            ``{size}`` are replaced.
+        args: further options, such as ``{"data.policy": "{root}/sft/last"}``; ``{root}``, ``{seed}``, in a sweep
+            ``{size}``, and the names of the chain's constants are replaced.
         verbs: what is run: fit, then test of the policy that the fit left; only test for a policy as it is; init for
             a fresh policy in ``{root}/NAME/last``; or a study's command, whose run directory is the stage's.
         sizes: in a sweep, the only sizes at which the stage runs.
@@ -44,11 +44,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cell:
-    """One repetition of the chain: its directory, its seed and, in a sweep, its size."""
+    """One repetition of the chain: its directory, its seed, in a sweep its size, and the chain's constants."""
 
     home: Path
     seed: int
     size: int | None = None
+    constants: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -56,7 +57,9 @@ class Cell:
         return f"seed {self.seed}" if self.size is None else f"size {self.size}, seed {self.seed}"
 
     def fill(self, text: str) -> str:
-        """A stage's argument with ``{root}``, ``{seed}``, ``{size}`` and multiples as ``{8*size}`` replaced."""
+        """A text with constants, ``{root}``, ``{seed}``, ``{size}`` and multiples as ``{8*size}`` replaced."""
+        for key, value in self.constants.items():
+            text = text.replace(f"{{{key}}}", str(value))
         if self.size is not None:
             size = self.size
             text = re.sub(r"\{([0-9]{1,6})\*size\}", lambda found: str(int(found[1]) * size), text)
@@ -66,11 +69,14 @@ class Cell:
         return text
 
 
-def cells(root: Path, seeds: list[int], sizes: list[int] | None = None) -> list[Cell]:
+def cells(
+    root: Path, seeds: list[int], sizes: list[int] | None = None, constants: dict[str, Any] | None = None
+) -> list[Cell]:
     """The repetitions of a chain: ``root/seed-SEED``, or ``root/size-SIZE/seed-SEED``; all sizes of a seed in a row."""
+    same = constants or {}
     if sizes is None:
-        return [Cell(root / f"seed-{seed}", seed) for seed in seeds]
-    return [Cell(root / f"size-{size}" / f"seed-{seed}", seed, size) for seed in seeds for size in sizes]
+        return [Cell(root / f"seed-{seed}", seed, None, same) for seed in seeds]
+    return [Cell(root / f"size-{size}" / f"seed-{seed}", seed, size, same) for seed in seeds for size in sizes]
 
 
 def part_of(repeat: list[Cell], part: str) -> list[Cell]:

@@ -169,8 +169,16 @@ def factor_row(value: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
     return row
 
 
-def markdown(table: pd.DataFrame, baseline: str, a: float, b: float) -> str:
+def curve(table: pd.DataFrame, baseline: str) -> tuple[float, float]:
+    """a and b of the baseline's err = a D^-b, from the table's rows."""
+    own = table[table["method"] == baseline]
+    a, b = power_law(own["size"].to_numpy(float), own["error"].to_numpy(float))
+    return float(a), float(b)
+
+
+def markdown(table: pd.DataFrame, baseline: str) -> str:
     """The table for people."""
+    a, b = curve(table, baseline)
     lines = [
         f"Curve of {baseline}: error = {a:.3g} D^-{b:.3g}.",
         "",
@@ -192,8 +200,9 @@ def markdown(table: pd.DataFrame, baseline: str, a: float, b: float) -> str:
     return "\n".join(lines)
 
 
-def plot(table: pd.DataFrame, baseline: str, a: float, b: float) -> Figure:
-    """Error against the number of problems, a line a method with its interval, each method's factor in the legend."""
+def plot(table: pd.DataFrame, baseline: str) -> Figure:
+    """Error against the number of problems, a line a method with its interval, each method's factor marked."""
+    a, b = curve(table, baseline)
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.subplots()
     for colour, method in zip(LINES * 9, dict.fromkeys(table["method"]), strict=False):
@@ -203,6 +212,19 @@ def plot(table: pd.DataFrame, baseline: str, a: float, b: float) -> Figure:
         x = rows["size"].to_numpy()
         axes.plot(x, rows["error"], "o-", color=colour, label=label, markersize=4)
         axes.fill_between(x, rows["error_low"], rows["error_high"], color=colour, alpha=0.12)
+        last = rows.iloc[-1]
+        if method != baseline and np.isfinite(last["factor"]):  # from the method's last point to the baseline's curve
+            place = (last["size"] * last["factor"], last["error"])
+            axes.plot([last["size"], place[0]], [place[1]] * 2, ":", color=colour, linewidth=1)
+            axes.annotate(
+                f"{last['factor']:.2g}x",
+                place,
+                (3, 0),
+                textcoords="offset points",
+                color=colour,
+                fontsize=7,
+                va="center",
+            )
     sizes = np.geomspace(table.loc[table["size"] > 0, "size"].min(), table["size"].max(), 50)
     axes.plot(sizes, a * sizes**-b, "--", color=LINES[0], linewidth=1, label=f"{a:.2g} D^-{b:.2g}")
     axes.set(xscale="log", yscale="log", xlabel="problems D", ylabel="error on held-out problems (greedy)")
@@ -228,10 +250,8 @@ def scaling(root: Path, baseline: str = "sft") -> str:
     """
     measured = read_sweep(root)
     table = efficiency_table(measured, baseline)
-    own = table[(table["method"] == baseline)]
-    a, b = (float(v) for v in power_law(own["size"].to_numpy(float), own["error"].to_numpy(float)))
     table.to_csv(root / "scaling.csv", index=False)
-    text = markdown(table, baseline, a, b)
+    text = markdown(table, baseline)
     (root / "scaling.md").write_text(text + "\n")
-    plot(table, baseline, a, b).savefig(root / "scaling.png", dpi=130)
+    plot(table, baseline).savefig(root / "scaling.png", dpi=130)
     return text

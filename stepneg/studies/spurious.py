@@ -157,9 +157,9 @@ def spurious(
 ) -> str:
     """Build clean, random, spurious and injected sets of correct solutions; find the injected steps by advantage.
 
-    Writes clean.jsonl, random.jsonl and spurious.jsonl (question, answer, solution; of the same problems), originals.jsonl
-    and injected.jsonl (clean solutions without and with the bad step, of the same problems), steps.jsonl (the marked
-    steps, for ``stepneg likelihood``), spurious.csv, spurious.png and spurious.md.
+    Writes clean.jsonl, random.jsonl and spurious.jsonl (question, answer, solution; of the same problems),
+    originals.jsonl and injected.jsonl (clean solutions without and with the bad step, of the same problems),
+    steps.jsonl (the marked steps, for ``stepneg likelihood``), spurious.csv, spurious.png and spurious.md.
 
     Args:
         root: run directory.
