@@ -26,7 +26,7 @@ def pipeline_verb(argv: list[str]) -> None:
     """A chain of fits and tests, done stages skipped, and the report at the end."""
     from stepneg.analysis.report import report
     from stepneg.analysis.study import over_seeds, study
-    from stepneg.pipeline import cells, pipeline
+    from stepneg.pipeline import cells, dry_run, pipeline
     from stepneg.studies import credit, spurious
 
     parser = chain_parser("pipeline", pipeline.__doc__)
@@ -35,9 +35,11 @@ def pipeline_verb(argv: list[str]) -> None:
     )
     parser.add_argument("--order", type=list[str], default=[], help="methods in the order that the report checks")
     config = parser.parse_args(argv)
-    pipeline(
-        run, folder_of(config), stages_of(config), cells(config.root, config.seeds, None, config.as_dict()["constants"])
-    )
+    repeat = cells(config.root, config.seeds, None, config.as_dict()["constants"])
+    if config.dry_run:
+        print(dry_run(folder_of(config), stages_of(config), repeat))
+        return
+    pipeline(run, folder_of(config), stages_of(config), repeat)
     if any(config.root.glob("**/evaluation/test.json")):  # a chain may hold no tested policy
         print(report(config.root, config.order))
     if config.baseline is not None:
@@ -58,6 +60,7 @@ def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentPar
     parser.add_argument("--root", type=Path, required=True, help="run directory")
     parser.add_argument("--seeds", type=list[int], default=[0], help="each repeats the chain in ROOT/seed-N")
     parser.add_argument("--stages", type=list[Stage], required=True, help="name, config, args and verbs of each run")
+    parser.add_argument("--dry_run", type=bool, default=False, help="print the command line of each run, run nothing")
     parser.add_argument("--args", type=dict[str, Any], default={}, help="further options of every fit and test")
     parser.add_argument(
         "--overlays",
@@ -95,7 +98,7 @@ def stages_of(config: jsonargparse.Namespace) -> list["Stage"]:
 def sweep_verb(argv: list[str]) -> None:
     """The chain at several sizes of the training set; which method needs how many problems."""
     from stepneg.analysis.scaling import scaling
-    from stepneg.pipeline import cells, part_of, pipeline
+    from stepneg.pipeline import cells, dry_run, part_of, pipeline
 
     parser = chain_parser("sweep", sweep_verb.__doc__)
     parser.add_argument("--sizes", type=list[int], required=True, help="training problems; ROOT/size-N/seed-M")
@@ -108,6 +111,9 @@ def sweep_verb(argv: list[str]) -> None:
     config = parser.parse_args(argv)
     every = cells(config.root, config.seeds, config.sizes, config.as_dict()["constants"])
     chosen = part_of(every, config.part)
+    if config.dry_run:
+        print(dry_run(folder_of(config), stages_of(config), chosen))
+        return
     pipeline(run, folder_of(config), stages_of(config), chosen)
     if len(chosen) == len(every):
         print(scaling(config.root, config.baseline))

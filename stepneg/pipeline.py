@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -150,6 +151,24 @@ def is_done(record: Path, mark: str, output: Path) -> bool:
     return bool(json.loads(record.read_text()).get("fingerprint") == mark)
 
 
+def runs(stages: list[Stage], repeat: list[Cell]) -> list[tuple[Cell, Stage, Verb]]:
+    """What a chain runs, in order."""
+    return [
+        (cell, stage, verb)
+        for cell in repeat
+        for stage in stages
+        if cell.size is None or stage.sizes is None or cell.size in stage.sizes
+        for verb in stage.verbs
+    ]
+
+
+def dry_run(folder: Path, stages: list[Stage], repeat: list[Cell]) -> str:
+    """The command line of each run, quoted for a shell; a missing configuration file is an error."""
+    return "\n".join(
+        shlex.join(["stepneg", *arguments(stage, verb, cell, folder)]) for cell, stage, verb in runs(stages, repeat)
+    )
+
+
 def pipeline(run: Callable[[list[str]], None], folder: Path, stages: list[Stage], repeat: list[Cell]) -> None:
     """Run the stages in order in each cell. A stage whose fingerprint and output are there is skipped.
 
@@ -160,13 +179,7 @@ def pipeline(run: Callable[[list[str]], None], folder: Path, stages: list[Stage]
         repeat: each cell repeats the chain.
     """
     started, ran = time.monotonic(), 0
-    todo = [
-        (cell, stage, verb)
-        for cell in repeat
-        for stage in stages
-        if cell.size is None or stage.sizes is None or cell.size in stage.sizes
-        for verb in stage.verbs
-    ]
+    todo = runs(stages, repeat)
     for number, (cell, stage, verb) in enumerate(todo, 1):
         home = cell.home
         argv = arguments(stage, verb, cell, folder)

@@ -1,0 +1,62 @@
+"""The shipped studies: every command line that a chain would run parses, in full, quick and smoke size."""
+
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from stepneg.cli import main
+
+ROOT = Path(__file__).parents[1]
+CHAINS = ("scaling", "positives", "spurious", "credit", "rounds")
+
+
+def lines(capsys: pytest.CaptureFixture[str], *configs: Path) -> list[list[str]]:
+    """The command lines of the chain's first seed, without ``stepneg``."""
+    verb = "sweep" if configs[0].stem == "scaling" else "pipeline"
+    main([verb, *(f"--config={c.relative_to(ROOT)}" for c in configs), "--dry_run=true", "--seeds=[0]"])
+    return [shlex.split(line)[1:] for line in capsys.readouterr().out.splitlines()]
+
+
+def sizes(task: str, study: str) -> list[tuple[Path, ...]]:
+    """The study as it is and with its small size."""
+    folder = ROOT / "configs" / task
+    small = folder / ("quick" if task == "arithmetic" else "smoke") / f"{study}.yaml"
+    return [(folder / f"{study}.yaml",), (folder / f"{study}.yaml", small)]
+
+
+@pytest.mark.parametrize("study", CHAINS)
+@pytest.mark.parametrize("task", ["arithmetic", "gsm8k", "math"])
+def test_sizes_of_a_study_differ_in_values_only(task, study, capsys):
+    full, small = (lines(capsys, *configs) for configs in sizes(task, study))
+    verbs = [[line[0] for line in of] for of in (full, small)]
+    if study == "scaling":
+        assert set(verbs[0]) == set(verbs[1]) == {"fit", "test"}
+    else:
+        assert verbs[0] == verbs[1]
+    for line in full + small:
+        assert not any("{root}" in word or "{size}" in word or "{base}" in word for word in line)
+        assert all((ROOT / word).is_file() for flag, word in pairwise(line) if flag == "--config")
+    homes = [
+        {w for line in of for w in line if w.startswith(("--root=", "--trainer.default_root_dir="))}
+        for of in (full, small)
+    ]
+    assert not homes[0] & homes[1]
+
+
+@pytest.mark.parametrize("study", CHAINS)
+@pytest.mark.parametrize("task", ["arithmetic", "gsm8k"])  # MATH's are the same but for names
+def test_every_command_line_parses(task, study, capsys):
+    seen = set()
+    for line in (line for configs in sizes(task, study) for line in lines(capsys, *configs)):
+        # A later round or another size differs from an earlier one in paths and numbers alone.
+        shape = tuple(word.split("=")[0] for word in line)
+        if line[0] == "test" or shape in seen:
+            continue
+        seen.add(shape)
+        with pytest.raises(SystemExit) as stop:
+            main([*line, "--print_config"])
+        assert stop.value.code == 0, line
+        assert capsys.readouterr().out
+    assert seen
