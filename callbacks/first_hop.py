@@ -27,10 +27,11 @@ class FirstHop(L.Callback):
 
     Args:
         problems: with a unique solution whose second comma-separated step is critical, by class_path.
+        name: what stands before the slash; to tell training problems from held-out ones.
     """
 
-    def __init__(self, problems: ProblemSource) -> None:
-        self.problems = problems
+    def __init__(self, problems: ProblemSource, name: str = "first_hop") -> None:
+        self.problems, self.name = problems, name
         self.rows: list[Row] = []
         self.spans: list[tuple[int, int]] = []  # of the hop in each row
 
@@ -49,7 +50,7 @@ class FirstHop(L.Callback):
             "value": rest.exp().mean(),
             "solved": (hop + rest).exp().mean(),
         }
-        pl_module.log_dict({f"first_hop/{name}": value for name, value in found.items()}, rank_zero_only=False)
+        pl_module.log_dict({f"{self.name}/{name}": value for name, value in found.items()}, rank_zero_only=False)
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
         """Rows of the solutions and where the hop is in them."""

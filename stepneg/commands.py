@@ -19,7 +19,7 @@ def init_verb(argv: list[str]) -> None:
     """A fresh small model folder with its own tokenizer."""
     from stepneg.initialise import init
 
-    jsonargparse.auto_cli(init, args=argv, exit_on_error=False, prog="stepneg init")
+    call(init, argv, "init", [])
 
 
 def pipeline_verb(argv: list[str]) -> None:
@@ -27,7 +27,7 @@ def pipeline_verb(argv: list[str]) -> None:
     from stepneg.analysis.report import report
     from stepneg.analysis.study import over_seeds, study
     from stepneg.pipeline import cells, dry_run, pipeline
-    from stepneg.studies import credit, spurious
+    from stepneg.studies import credit, first_hop, spurious
 
     parser = chain_parser("pipeline", pipeline.__doc__)
     parser.add_argument(
@@ -44,7 +44,12 @@ def pipeline_verb(argv: list[str]) -> None:
         print(report(config.root, config.order))
     if config.baseline is not None:
         print(study(config.root, config.baseline))
-    tables = {"credit": credit.table, "spurious": spurious.table, "likelihood": spurious.likelihood_table}
+    tables = {
+        "credit": credit.table,
+        "spurious": spurious.table,
+        "likelihood": spurious.likelihood_table,
+        "first_hop": first_hop.table,
+    }
     for verb, table in tables.items():
         frame = over_seeds(config.root, verb)
         if frame is not None and len(config.seeds) > 1:  # of one seed the command itself has shown it
@@ -149,6 +154,13 @@ def likelihood_verb(argv: list[str]) -> None:
     print(call(likelihood, argv, "likelihood", []))
 
 
+def first_hop_verb(argv: list[str]) -> None:
+    """The critical step of star graphs over training."""
+    from stepneg.studies.first_hop import first_hop
+
+    print(call(first_hop, argv, "first_hop", []))
+
+
 def report_verb(argv: list[str]) -> None:
     """One table and one plot over all tested runs below a directory."""
     from stepneg.analysis.report import report
@@ -206,6 +218,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "credit": credit_verb,
     "spurious": spurious_verb,
     "likelihood": likelihood_verb,
+    "first_hop": first_hop_verb,
     "report": report_verb,
     "evaluate": evaluate_verb,
     "grade": grade_verb,

@@ -13,7 +13,7 @@ from stepneg import __version__
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 
-Verb = Literal["init", "fit", "test", "credit", "spurious", "likelihood"]
+Verb = Literal["init", "fit", "test", "credit", "spurious", "likelihood", "first_hop"]
 TRAINER_VERBS: tuple[Verb, ...] = ("fit", "test")
 OUTPUTS: dict[Verb, str] = {  # what a verb leaves below its stage's directory; the others leave VERB.csv
     "init": "last/config.json",
