@@ -1,6 +1,7 @@
 """``stepneg pipeline`` and ``stepneg sweep``: a chain of fits and tests over seeds and sizes; done runs are skipped."""
 
 import json
+import os
 import re
 import shlex
 import time
@@ -120,11 +121,13 @@ def arguments(stage: Stage, verb: Verb, cell: Cell, folder: Path) -> list[str]:
 def stage_fingerprint(argv: list[str]) -> str:
     """Fingerprint of a command line: its words, the files that it names and the policies that it starts from."""
     contents: list[str] = []
-    for path in (Path(text) for word in argv for text in texts_in(word.split("=", 1)[-1])):
-        if path.is_file():
-            contents.append(path.read_text())
-        elif (path / "config.json").is_file():
-            contents.append(fingerprint_policy(path))
+    given = [word for word in argv if not word.startswith("--out=")]  # what init makes is no input
+    for text in (text for word in given for text in texts_in(word.split("=", 1)[-1])):
+        # Unlike Path.is_file, this takes a text of any length.
+        if os.path.isfile(text):
+            contents.append(Path(text).read_text())
+        elif os.path.isfile(os.path.join(text, "config.json")):
+            contents.append(fingerprint_policy(Path(text)))
     return fingerprint(__version__, argv, contents)
 
 

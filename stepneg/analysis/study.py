@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stepneg.analysis.paired import read_evaluated
+from stepneg.analysis.paired import column, read_evaluated
 from stepneg.analysis.report import read_runs
 from stepneg.errors import InputError
 
@@ -36,9 +36,14 @@ def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
     seeds = sorted(set.intersection(*(set(of) for of in by_seed.values())))
     if not seeds:
         raise InputError(f"{root}: no seed has all of {', '.join(methods)}; finish the chain")
-    correct = {method: np.array([column(homes[s], root) for s in seeds]) for method, homes in by_seed.items()}
-    if len({values.shape for values in correct.values()}) > 1:
-        raise InputError(f"{root}: the runs were tested on different numbers of problems; test them again")
+    rows_of = {(method, s): read_evaluated(homes[s]) for method, homes in by_seed.items() for s in seeds}
+    names = sorted(rows_of[baseline, seeds[0]])
+    for (method, s), found in rows_of.items():
+        if sorted(found) != names:
+            raise InputError(
+                f"{root}: {method}, seed {s}, was not tested on the problems of {baseline}; test them again"
+            )
+    correct = {m: np.array([column(rows_of[m, s], "accuracy", names) for s in seeds]) for m in methods}
     rng = np.random.default_rng(seed)
     count, problems = correct[baseline].shape
     chosen = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count  # [R, S]
@@ -56,12 +61,6 @@ def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
             | facts([by_seed[method][s] for s in seeds])
         )
     return pd.DataFrame(rows)
-
-
-def column(home: Path, root: Path) -> np.ndarray:
-    """Greedy correctness of a run's test problems, in the order of their ids, [N]."""
-    rows = read_evaluated(home)
-    return np.array([rows[name]["accuracy"] for name in sorted(rows)])
 
 
 def facts(homes: list[Path]) -> dict[str, float]:
@@ -109,7 +108,11 @@ def plot(frame: pd.DataFrame, baseline: str) -> Figure:
     figure = Figure(figsize=(2 + 0.9 * len(frame), 4), layout="constrained")
     axes = figure.subplots()
     x = range(len(frame))
-    errors = [frame["accuracy"] - frame["accuracy_low"], frame["accuracy_high"] - frame["accuracy"]]
+    # Never below 0: at 100 % an end of the interval may lie an ulp inside the mean.
+    errors = [
+        (frame["accuracy"] - frame["accuracy_low"]).clip(lower=0),
+        (frame["accuracy_high"] - frame["accuracy"]).clip(lower=0),
+    ]
     axes.errorbar(x, frame["accuracy"], yerr=errors, fmt="o", color="#0072B2", capsize=3, label="greedy (95 %)")
     axes.plot(x, frame["pass@5"], "^", color="#999999", label="pass@5")
     axes.axhline(frame.loc[frame["method"] == baseline, "accuracy"].iloc[0], color="#0072B2", linewidth=1, alpha=0.4)

@@ -125,7 +125,9 @@ def math_ends(text: str) -> list[int]:
 def comma_ends(text: str) -> list[int]:
     """Character index behind each comma, and behind the text if it goes on after the last one."""
     ends = [i + 1 for i, character in enumerate(text) if character == ","]
-    return ends if text.endswith(",") or not text.strip() else [*ends, len(text)]
+    if not text.strip() or not text[ends[-1] if ends else 0 :].strip():
+        return ends
+    return [*ends, len(text)]
 
 
 ENDS: dict[Rule, Callable[[str], list[int]]] = {"line": line_ends, "math": math_ends, "comma": comma_ends}

@@ -250,21 +250,24 @@ class Arithmetic:
 
 
 CHOICE_LINE = re.compile(r"(?:then )?(?P<words>.+): (?P<choice>add|take|skip)\.", re.IGNORECASE)
-SUM_LINE = re.compile(r"[0-9]+ [-+] [0-9]+ = (?P<total>-?[0-9]+)")
+SUM_LINE = re.compile(r"(?P<before>-?[0-9]+) [-+] [0-9]+ = (?P<total>-?[0-9]+)")
 
 
-def course(solution: str) -> list[tuple[str | int, ...]]:
+def course(solution: str, total: str = "") -> list[tuple[str, ...]]:
     """Where a solution stands after each of its lines: the events read, the quantity, a choice not yet carried out.
 
-    A line that is none of the task's leaves no place to stand.
+    Nothing is left to carry out after a skip, as after a sum. A line that is none of the task's is no place to stand.
+
+    Args:
+        solution: lines as :func:`solve` writes them.
+        total: the quantity at the beginning.
     """
-    states: list[tuple[str | int, ...]] = []
+    states: list[tuple[str, ...]] = []
     events: tuple[str, ...] = ()
-    total = ""
     for line in filter(str.strip, solution.split("\n")):
         if choice := CHOICE_LINE.fullmatch(line):
             events = (*events, choice["words"].lower())
-            states.append((*events, total, choice["choice"]))
+            states.append((*events, total, "done" if choice["choice"].lower() == "skip" else choice["choice"]))
         elif done := SUM_LINE.fullmatch(line):
             total = done["total"]
             states.append((*events, total, "done"))
@@ -274,26 +277,30 @@ def course(solution: str) -> list[tuple[str | int, ...]]:
 
 
 def true_pit(teacher: str, response: str) -> int | None:
-    """The line (from 1) of a wrong solution at which it left the right course for good.
+    """The line (from 1, blank ones not counted) of a wrong solution at which it left the right course for good.
 
     The course is that of the teacher's solution: the same events read, the same quantity, the same choice. A solution
-    that returns to it (two wrong steps cancel) has not left it for good.
+    that returns to it (two wrong steps cancel) has not left it for good; one that ends too early left it with its last
+    line.
 
     Returns:
         None if the solution ends on the course, so is right, or if it is not of this task's form.
     """
-    right, taken = course(teacher), course(response)
+    sums = [found for line in teacher.split("\n") if (found := SUM_LINE.fullmatch(line))]
+    start = sums[0]["before"] if sums else ""
+    right, taken = course(teacher, start), course(response, start)
     if not taken or taken[-1] == right[-1]:
         return None
     on_course = [number for number, state in enumerate(taken, 1) if state in right]
-    return (on_course[-1] if on_course else 0) + 1
+    return min((on_course[-1] if on_course else 0) + 1, len(taken))
 
 
 def with_spurious_step(solution: str, rng: random.Random) -> tuple[str, int] | None:
     """The same solution with an event counted that should be skipped, and then forgotten: wrong, but the answer stays.
 
     Returns:
-        The text and the number (from 1) of the line with the wrong choice; None if nothing is skipped.
+        The text and the number (from 1, blank lines not counted) of the line with the wrong choice; None if nothing is
+        skipped.
     """
     lines = solution.split("\n")
     places = [i for i, line in enumerate(lines) if line.endswith(": skip.")]
@@ -301,7 +308,7 @@ def with_spurious_step(solution: str, rng: random.Random) -> tuple[str, int] | N
     for i in places:
         states = [state for state in course("\n".join(lines[:i])) if state[-1] == "done"]
         amount = re.search(r" ([0-9]+): skip\.", lines[i])
-        if not states or not amount:
+        if not states or not states[-1][-2] or not amount:
             continue  # the quantity stands in the question only
         total = int(states[-1][-2])
         for choice, sign in rng.sample([("add", 1), ("take", -1)], 2):
@@ -309,7 +316,9 @@ def with_spurious_step(solution: str, rng: random.Random) -> tuple[str, int] | N
             if 0 <= new <= LARGEST:
                 wrong = f"{lines[i].removesuffix('skip.')}{choice}."
                 done = f"{total} {'+' if sign > 0 else '-'} {amount[1]} = {new}"
-                return "\n".join([*lines[:i], wrong, done, *lines[i + 1 :]]), i + 1
+                return "\n".join([*lines[:i], wrong, done, *lines[i + 1 :]]), sum(
+                    map(bool, map(str.strip, lines[:i]))
+                ) + 1
     return None
 
 

@@ -37,6 +37,8 @@ def check_line(question: str, path: str) -> str | None:
     nodes = path.split(",")
     if ends != f"{nodes[0]},{nodes[-1]}":
         return f"the path leads from {nodes[0]} to {nodes[-1]}, asked is {ends!r}"
+    if len(nodes) < 2:
+        return "the path has no hop"
     hops = [f"{a},{b}" for a, b in pairwise(nodes)]
     missing = next((hop for hop in hops if hop not in known), None)
     return None if missing is None else f"the path takes {missing!r}, which is no edge"

@@ -30,6 +30,7 @@ from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import with_spurious_step
 
 CLEAN = -0.2  # no step of a clean solution has a lower advantage; one rollout of 8 weighs 0.125
+ROUNDING = 1e-6  # advantages are differences of shares: 0.4 - 0.7 is not quite -0.3
 BATCH = 64
 THRESHOLDS = (-0.1, -0.2, -0.3, -0.5)
 
@@ -60,7 +61,7 @@ def with_foreign_step(others: Sequence[str]) -> Inject:
 
     def inject(solution: str, rng: random.Random) -> tuple[str, int] | None:
         lines = [line for line in solution.split("\n") if line.strip()]
-        foreign = [line for line in rng.choice(list(others)).split("\n")[:-1] if line.strip()]
+        foreign = [line for line in rng.choice(list(others)).split("\n") if line.strip()][:-1]
         if len(lines) < 2 or not foreign:
             return None
         place = rng.randrange(1, len(lines))
@@ -85,8 +86,8 @@ def build_sets(generated: Generated, threshold: float, seed: int) -> dict[str, l
     sets: dict[str, list[Trace]] = {"clean": [], "random": [], "spurious": [], "originals": []}
     for name, marked in by_problem.items():
         rng = random.Random(f"{seed}/{name}")
-        clean = [m for m in marked if gain(m) >= CLEAN]
-        spurious = [m for m in marked if gain(m) <= threshold]
+        clean = [m for m in marked if gain(m) >= CLEAN - ROUNDING]
+        spurious = [m for m in marked if gain(m) <= threshold + ROUNDING]
         if clean:
             sets["originals"].append(rng.choice(clean).trace)
         if clean and spurious:
@@ -135,7 +136,7 @@ def detection(items: Sequence[Marked], skip_next: bool) -> list[dict[str, float]
     area = float(binary_auroc((values + 1) / 2, labels))
     rows = []
     for threshold in THRESHOLDS:
-        flagged = values >= -threshold
+        flagged = values >= -threshold - ROUNDING
         hits = float((flagged & (labels == 1)).sum())
         rows.append(
             {"threshold": threshold, "steps": len(labels), "marked": int(labels.sum())}
@@ -212,7 +213,9 @@ def spurious(
     frame = pd.DataFrame(detection(marked, inject == "arithmetic"))
     frame["solutions"] = len(sets["clean"])
     frame["correct_valued"] = sum(t.correct for t in generated.valued)
-    frame["correct_with_spurious_step"] = sum(gain(least(t)) <= threshold for t in generated.valued if t.correct)
+    frame["correct_with_spurious_step"] = sum(
+        gain(least(t)) <= threshold + ROUNDING for t in generated.valued if t.correct
+    )
     frame.to_csv(root / "spurious.csv", index=False)
     plot(*scores(marked, inject == "arithmetic")).savefig(root / "spurious.png", dpi=130)
     text = table(frame)

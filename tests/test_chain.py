@@ -1,0 +1,441 @@
+"""Chains without training: cells and their parts, command lines, what is run again and what is not."""
+
+import json
+import shlex
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepneg.commands import chain_parser, folder_of, stages_of
+from stepneg.errors import InputError
+from stepneg.pipeline import OUTPUTS, Cell, Stage, Verb, arguments, cells, dry_run, part_of, pipeline
+
+# --- cells
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("{root}/sft/last", "runs/x/size-25/seed-3/sft/last"),
+        ("{seed}", "3"),
+        ("{size}", "25"),
+        ("{8*size}", "200"),
+        ("{0*size}", "0"),
+        ("{999999*size}", "24999975"),
+        ("{size}{2*size},{size}-{seed}", "2550,25-3"),
+        ('{"class_path": "A", "init_args": {"size": "{4*size}"}}', '{"class_path": "A", "init_args": {"size": "100"}}'),
+        ("{question}\\n", "{question}\\n"),  # the prompt's own
+        ("{size*8}", "{size*8}"),
+        ("{1.5*size}", "{1.5*size}"),
+        ("{-1*size}", "{-1*size}"),
+        ("{ 8 * size }", "{ 8 * size }"),
+        ("{8*seed}", "{8*seed}"),
+        ("8*size", "8*size"),
+        ("", ""),
+    ],
+)
+def test_a_cell_fills_in_what_it_knows(text: str, filled: str) -> None:
+    assert Cell(Path("runs/x/size-25/seed-3"), 3, 25).fill(text) == filled
+
+
+def test_without_a_size_its_place_stays() -> None:
+    assert Cell(Path("r/seed-0"), 0).fill("{root} {seed} {size} {8*size}") == "r/seed-0 0 {size} {8*size}"
+    assert Cell(Path("r/seed-0"), 0, 0).fill("{size} {8*size}") == "0 0"
+
+
+def test_constants_are_filled_in_too() -> None:
+    cell = Cell(Path("r/seed-3"), 3, 25, {"base": "{root}/init", "problems": 7500, "ks": [1, 2], "lr": 1e-05})
+    assert cell.fill("{base} {problems} {ks} {lr} {other}") == "r/seed-3/init 7500 [1, 2] 1e-05 {other}"
+    assert cell.fill('{"size": "{problems}", "small": "{2*size}"}') == '{"size": "7500", "small": "50"}'
+    assert Cell(Path("r"), 3).fill("{base}") == "{base}"
+
+
+@given(st.integers(0, 10**6 - 1), st.integers(0, 10**5))
+def test_a_multiple_is_a_product(factor: int, size: int) -> None:
+    assert Cell(Path("r"), 0, size).fill(f"a{{{factor}*size}}b") == f"a{factor * size}b"
+
+
+def test_cells_of_a_pipeline_and_of_a_sweep() -> None:
+    assert cells(Path("r"), [0, 7]) == [Cell(Path("r/seed-0"), 0), Cell(Path("r/seed-7"), 7)]
+    assert cells(Path("r"), [0, 7], [25, 50]) == [
+        Cell(Path("r/size-25/seed-0"), 0, 25),
+        Cell(Path("r/size-50/seed-0"), 0, 50),
+        Cell(Path("r/size-25/seed-7"), 7, 25),
+        Cell(Path("r/size-50/seed-7"), 7, 50),
+    ]
+    assert cells(Path("r"), [7], constants={"a": 1}) == [Cell(Path("r/seed-7"), 7, None, {"a": 1})]
+    assert cells(Path("r"), [7], [25], {"a": 1}) == [Cell(Path("r/size-25/seed-7"), 7, 25, {"a": 1})]
+    assert [c.name for c in cells(Path("r"), [7]) + cells(Path("r"), [7], [25])] == ["seed 7", "size 25, seed 7"]
+
+
+@given(seeds=st.integers(0, 5), sizes=st.integers(1, 4), parts=st.integers(1, 30))
+def test_parts_are_disjoint_and_together_everything(seeds: int, sizes: int, parts: int) -> None:
+    every = cells(Path("r"), list(range(seeds)), list(range(sizes)))
+    found = [part_of(every, f"{n}/{parts}") for n in range(1, parts + 1)]
+    together = chain.from_iterable(found)
+    assert sorted(together, key=lambda cell: (cell.seed, cell.size)) == every
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    assert all(part == [cell for cell in every if cell in part] for part in found)  # in order
+    assert part_of(every, "1/1") == every
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "",
+        "1",
+        "0/4",
+        "5/4",
+        "1/0",
+        "0/0",
+        "-1/4",
+        "1/-4",
+        "a/b",
+        "1/4/2",
+        "1 / 4",
+        " 1/4",
+        "1/4\n",
+        "1.5/4",
+        "1/4x",
+        "²/4",
+    ],
+)
+def test_no_part_is_one_clear_line(part: str) -> None:
+    with pytest.raises(InputError, match=r"is not one of 1/N, 2/N, \.\.\. N/N") as error:
+        part_of(cells(Path("r"), [0, 1]), part)
+    assert "\n" not in str(error.value)
+    assert repr(part) in str(error.value)
+
+
+# --- command lines
+
+CELL = Cell(Path("runs/s/size-25/seed-3"), 3, 25)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text("{}\n")
+    return tmp_path
+
+
+def test_the_command_line_of_a_fit_and_its_test(folder: Path) -> None:
+    args = {
+        "data.policy": "{root}/base/last",
+        "data.problems.init_args.size": "{8*size}",
+        "trainer.max_epochs": 3,
+        "model.warmup": 0.5,
+        "trainer.enable_progress_bar": False,
+        "model.path": None,
+        "seeds": [1, 2],
+        "data.problems": {"class_path": "X", "init_args": {"size": "{size}"}},
+    }
+    stage = Stage("sft", ["a.yaml", "b.yaml"], args)
+    given_args = [
+        "--data.policy=runs/s/size-25/seed-3/base/last",
+        "--data.problems.init_args.size=200",
+        "--trainer.max_epochs=3",
+        "--model.warmup=0.5",
+        "--trainer.enable_progress_bar=false",
+        "--model.path=null",
+        "--seeds=[1, 2]",
+        '--data.problems={"class_path": "X", "init_args": {"size": "25"}}',
+    ]
+    common = [
+        "--config",
+        str(folder / "a.yaml"),
+        "--config",
+        str(folder / "b.yaml"),
+        "--trainer.default_root_dir=runs/s/size-25/seed-3/sft",
+        "--seed_everything=3",
+        "--data.seed=3",
+        *given_args,
+    ]
+    assert arguments(stage, "fit", CELL, folder) == ["fit", *common, "--ckpt_path=last"]
+    path = "--model.path=runs/s/size-25/seed-3/sft/last"  # behind the stage's own, so that it is the one that counts
+    assert arguments(stage, "test", CELL, folder) == ["test", *common, path]
+
+
+def test_a_policy_as_it_is_is_tested_where_it_is(folder: Path) -> None:
+    stage = Stage("base", [], {"model.path": "assets/base"}, ["test"])
+    argv = arguments(stage, "test", CELL, folder)
+    assert [word for word in argv if "model.path" in word] == ["--model.path=assets/base"]
+    assert "--ckpt_path=last" not in argv
+
+
+def test_a_fresh_policy_and_a_study(folder: Path) -> None:
+    assert arguments(Stage("fresh", ["a.yaml"], {"layers": 2}, ["init"]), "init", CELL, folder) == [
+        "init", "--config", str(folder / "a.yaml"), "--out=runs/s/size-25/seed-3/fresh/last", "--seed=3", "--layers=2",
+    ]  # fmt: skip
+    for verb in ("credit", "spurious", "likelihood"):
+        stage = Stage("looked", [], {"steps": "{root}/spurious/steps.jsonl"}, [verb])
+        assert arguments(stage, verb, CELL, folder) == [
+            verb,
+            "--root=runs/s/size-25/seed-3/looked",
+            "--steps=runs/s/size-25/seed-3/spurious/steps.jsonl",
+        ]
+
+
+def test_a_missing_configuration_of_a_stage_is_named(folder: Path) -> None:
+    with pytest.raises(InputError) as error:
+        arguments(Stage("sft", ["a.yaml", "c.yaml"]), "fit", CELL, folder)
+    assert "stage sft" in str(error.value)
+    assert str(folder / "c.yaml") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# --- chains from YAML
+
+STAGES = [
+    {"name": "fresh", "config": ["init.yaml"], "verbs": ["init"], "args": {"layers": 1}},
+    {
+        "name": "sft",
+        "config": ["sft.yaml"],
+        "args": {
+            "data.problems": {"class_path": "stepneg.problems.star_graph.StarGraph", "init_args": {"size": "{8*size}"}},
+            "trainer.max_epochs": 2,
+        },
+        "sizes": [25],
+    },
+    {"name": "look", "config": [], "verbs": ["credit"]},
+    {"name": "mixed", "config": [], "verbs": ["fit", "credit"], "args": {"trainer.max_epochs": 2}},
+    {"name": "base", "config": [], "verbs": ["test"]},
+]
+MORE = {"trainer.max_epochs": 5, "trainer.logger": {"class_path": "L", "init_args": {"name": "{size}"}}}
+
+
+def parsed(tmp_path: Path, *argv: str, **options: Any) -> Any:
+    (tmp_path / "chain").mkdir(exist_ok=True)
+    file = tmp_path / "chain" / "chain.yaml"
+    file.write_text(yaml.safe_dump({"root": "runs/x", "stages": STAGES} | options))
+    return chain_parser("pipeline", "A chain.").parse_args(["--config", str(file), *argv])
+
+
+def test_stages_are_as_the_file_has_them(tmp_path: Path) -> None:
+    config = parsed(tmp_path)
+    assert (config.root, config.seeds) == (Path("runs/x"), [0])
+    assert stages_of(config) == [
+        Stage(**({"args": {}, "verbs": ["fit", "test"], "sizes": None} | stage)) for stage in STAGES
+    ]
+    # A class to be made by the stage's run, not here.
+    assert stages_of(config)[1].args["data.problems"] == STAGES[1]["args"]["data.problems"]
+
+
+def test_args_go_to_every_fit_and_test_and_win(tmp_path: Path) -> None:
+    fresh, sft, look, mixed, base = stages_of(parsed(tmp_path, args=MORE))
+    assert sft.args == STAGES[1]["args"] | MORE
+    assert sft.args["trainer.max_epochs"] == 5
+    assert base.args == MORE
+    assert fresh.args == {"layers": 1}
+    assert look.args == {}
+    assert mixed.args == {"trainer.max_epochs": 2}  # a study among its verbs would not know them
+    assert (sft.name, sft.config, sft.verbs, sft.sizes) == ("sft", ["sft.yaml"], ["fit", "test"], [25])
+
+
+def test_overlays_go_to_every_fit_and_test(tmp_path: Path) -> None:
+    overlays = ["../model/large.yaml", "gpu.yaml"]
+    config = [stage.config for stage in stages_of(parsed(tmp_path, overlays=overlays))]
+    assert config == [["init.yaml"], ["sft.yaml", *overlays], [], [], overlays]  # behind the stage's own: they count
+
+
+def test_constants_of_the_file_reach_the_cells(tmp_path: Path) -> None:
+    config = parsed(tmp_path, constants={"base": "models/base", "ks": [1, 2]})
+    assert config.as_dict()["constants"] == {"base": "models/base", "ks": [1, 2]}
+
+
+def test_options_and_further_files_change_the_chain(tmp_path: Path) -> None:
+    more = tmp_path / "more.yaml"
+    more.write_text(yaml.safe_dump({"seeds": [4], "args": {"trainer.max_steps": 1}}))
+    config = parsed(tmp_path, "--config", str(more), "--root", "elsewhere", "--args", '{"trainer.max_epochs": 9}')
+    assert (config.root, config.seeds) == (Path("elsewhere"), [4])
+    assert folder_of(config) == tmp_path / "chain"  # of the first file
+    assert stages_of(config)[4].args == {"trainer.max_epochs": 9}
+    assert stages_of(parsed(tmp_path, "--config", str(more)))[4].args == {"trainer.max_steps": 1}
+
+
+@pytest.mark.parametrize("wrong", [{"verbs": ["train"]}, {"sizes": "all"}, {"stages": []}, {"nme": "x"}], ids=str)
+def test_a_stage_that_is_none_does_not_parse(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    import jsonargparse
+
+    with pytest.raises(jsonargparse.ArgumentError):
+        parsed(tmp_path, stages=[{"name": "x", "config": []} | wrong])
+
+
+# --- running a chain
+
+
+class Runner:
+    """Stands in for the command line: leaves what each verb would leave."""
+
+    def __init__(self) -> None:
+        self.ran: list[list[str]] = []
+        self.fails: Callable[[list[str]], bool] = lambda argv: False
+
+    def __call__(self, argv: list[str]) -> None:
+        self.ran.append(argv)
+        if self.fails(argv):
+            raise KeyboardInterrupt
+        options = dict(word.removeprefix("--").split("=", 1) for word in argv if "=" in word)
+        verb: Verb = argv[0]  # type: ignore[assignment]
+        home = Path(options.get("trainer.default_root_dir") or options.get("root") or Path(options["out"]).parent)
+        output = home / OUTPUTS.get(verb, f"{verb}.csv")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text("{}")
+
+    @property
+    def words(self) -> list[str]:
+        """Verb and stage of each run."""
+        return [f"{argv[0]} {self.stage(argv)}" for argv in self.ran]
+
+    @staticmethod
+    def stage(argv: list[str]) -> str:
+        (home,) = (w.split("=")[1] for w in argv if w.startswith(("--trainer.default_root_dir=", "--root=", "--out=")))
+        return home.removesuffix("/last").split("/run/")[1]
+
+
+@pytest.fixture
+def runner() -> Runner:
+    return Runner()
+
+
+CHAIN = [Stage("sft", ["a.yaml"], {"trainer.max_epochs": 1}), Stage("look", [], {}, ["credit"])]
+
+
+def test_a_chain_runs_in_order_and_once(folder: Path, runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    repeat = cells(folder / "run", [0, 1])
+    pipeline(runner, folder, CHAIN, repeat)
+    of_seed = ("fit seed-{}/sft", "test seed-{}/sft", "credit seed-{}/look")
+    assert runner.words == [words.format(seed) for seed in (0, 1) for words in of_seed]
+    out = capsys.readouterr().out
+    assert "[1/6 " in out
+    assert "seed 1, sft: test" in out
+    record = json.loads((folder / "run/seed-0/sft/test.json").read_text())
+    assert record["argv"] == runner.ran[1]
+    pipeline(runner, folder, CHAIN, repeat)
+    assert len(runner.ran) == 6
+    assert capsys.readouterr().out.count("is done, unchanged") == 6
+
+
+def test_a_fresh_policy_is_made_once(folder: Path, runner: Runner) -> None:
+    """And not again, which ``stepneg init`` would refuse: the chain could not go on."""
+    for _ in range(2):
+        pipeline(runner, folder, [Stage("fresh", [], {"layers": 2}, ["init"])], cells(folder / "run", [0]))
+    assert runner.words == ["init seed-0/fresh"]
+
+
+def test_a_dry_run_says_what_would_run(folder: Path, runner: Runner) -> None:
+    """Word for word, whatever the words hold."""
+    args = {"data.template": "it's {question}\n", "data.problems": {"path": "{base}/a b.jsonl"}}
+    stages = [Stage("sft", ["a.yaml"], args), Stage("rft", [], verbs=["fit"], sizes=[50])]
+    repeat = cells(folder / "run", [0], [25, 50], {"base": "x y"})
+    said = dry_run(folder, stages, repeat)
+    assert not (folder / "run").exists()
+    pipeline(runner, folder, stages, repeat)
+    assert shlex.split(said) == [word for argv in runner.ran for word in ("stepneg", *argv)]
+    assert len(runner.ran) == 2 * 2 + 1
+    with pytest.raises(InputError, match=r"c\.yaml"):
+        dry_run(folder, [Stage("sft", ["c.yaml"])], repeat)
+
+
+def test_sizes_of_a_stage_are_kept_to(folder: Path, runner: Runner) -> None:
+    stages = [Stage("sft", [], verbs=["fit"]), Stage("rft", [], verbs=["fit"], sizes=[50, 100])]
+    pipeline(runner, folder, stages, cells(folder / "run", [0], [25, 50]))
+    assert runner.words == ["fit size-25/seed-0/sft", "fit size-50/seed-0/sft", "fit size-50/seed-0/rft"]
+
+
+def test_without_sizes_every_stage_runs(folder: Path, runner: Runner) -> None:
+    pipeline(runner, folder, [Stage("rft", [], verbs=["fit"], sizes=[50])], cells(folder / "run", [0]))
+    assert runner.words == ["fit seed-0/rft"]
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ("nothing", []),
+        ("config", ["fit", "test"]),
+        ("args", ["fit", "test"]),
+        ("output", ["test"]),
+        ("record", ["fit"]),
+        ("policy", ["test"]),
+    ],
+)
+def test_what_has_changed_is_run_again(folder: Path, runner: Runner, change: str, again: list[str]) -> None:
+    stage = Stage("sft", ["a.yaml"], {"trainer.max_epochs": 1})
+    home = folder / "run" / "seed-0" / "sft"
+    repeat = cells(folder / "run", [0])
+    pipeline(runner, folder, [stage], repeat)
+    before = len(runner.ran)
+    if change == "config":
+        (folder / "a.yaml").write_text("model: {}\n")
+    elif change == "args":
+        stage = Stage("sft", ["a.yaml"], {"trainer.max_epochs": 2})
+    elif change == "output":
+        (home / OUTPUTS["test"]).unlink()
+    elif change == "record":
+        (home / "fit.json").unlink()
+    elif change == "policy":
+        (home / "last" / "config.json").write_text('{"layers": 2}')
+    pipeline(runner, folder, [stage], repeat)
+    assert [argv[0] for argv in runner.ran[before:]] == again
+
+
+def test_only_checkpoints_of_the_same_settings_are_gone_on_from(folder: Path, runner: Runner) -> None:
+    repeat = cells(folder / "run", [0])
+    checkpoint = folder / "run/seed-0/sft/checkpoints/last.ckpt"
+    runner.fails = lambda argv: True
+
+    def start(epochs: int) -> bool:
+        """Begin a fit, be interrupted; whether an earlier checkpoint was left to go on from."""
+        with pytest.raises(KeyboardInterrupt):
+            pipeline(runner, folder, [Stage("sft", [], {"trainer.max_epochs": epochs})], repeat)
+        there = checkpoint.exists()
+        checkpoint.parent.mkdir(exist_ok=True)
+        checkpoint.touch()
+        return there
+
+    assert [start(1), start(1), start(2), start(2), start(1)] == [False, True, False, True, False]
+    assert not (folder / "run/seed-0/sft/fit.json").exists()
+
+
+def test_an_interrupted_chain_goes_on_where_it_was(folder: Path, runner: Runner) -> None:
+    repeat = cells(folder / "run", [0])
+    runner.fails = lambda argv: argv[0] == "test"
+    with pytest.raises(KeyboardInterrupt):
+        pipeline(runner, folder, CHAIN, repeat)
+    runner.fails = lambda argv: False
+    pipeline(runner, folder, CHAIN, repeat)
+    assert [argv[0] for argv in runner.ran] == ["fit", "test", "test", "credit"]
+
+
+@pytest.mark.parametrize("where", ["plain", "in JSON", "file"])
+def test_a_stage_depends_on_what_its_options_name(folder: Path, runner: Runner, where: str) -> None:
+    policy, file = folder / "policy", folder / "steps.jsonl"
+    policy.mkdir()
+    (policy / "config.json").write_text("{}")
+    file.write_text("1\n")
+    args = {
+        "plain": {"data.policy": str(policy)},
+        "in JSON": {"policies": {"sft": {"path": ["x", str(policy)]}, "n": 3}},
+        "file": {"steps": str(file)},
+    }[where]
+    stage, repeat = Stage("look", [], args, ["likelihood"]), cells(folder / "run", [0])
+    for _ in range(2):
+        pipeline(runner, folder, [stage], repeat)
+    assert len(runner.ran) == 1
+    (policy / "config.json").write_text('{"layers": 2}')
+    file.write_text("2\n")
+    pipeline(runner, folder, [stage], repeat)
+    assert len(runner.ran) == 2
+
+
+def test_an_option_may_be_long(folder: Path, runner: Runner) -> None:
+    """A prompt with worked examples, say."""
+    args = {"data.template": "Question: how many are left?\nAnswer: none.\n" * 8 + "Question: {question}\nAnswer:"}
+    pipeline(runner, folder, [Stage("sft", [], args)], cells(folder / "run", [0]))
+    assert [argv[0] for argv in runner.ran] == ["fit", "test"]
