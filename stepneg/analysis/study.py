@@ -30,7 +30,7 @@ def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
     if baseline not in methods:
         raise InputError(f"{root}: no tested run is called {baseline}; --baseline is one of {', '.join(methods)}")
     by_seed = {
-        method: {row["seed"]: Path(str(row["home"])) for row in rows.to_dict("records")}
+        str(method): {row["seed"]: Path(str(row["home"])) for row in rows.to_dict("records")}
         for method, rows in runs.groupby("method")
     }
     seeds = sorted(set.intersection(*(set(of) for of in by_seed.values())))
