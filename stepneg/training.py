@@ -55,11 +55,12 @@ class StepnegCLI(LightningCLI):
 
 
 DESCRIPTION = """Learn from the step where a wrong solution went wrong. Besides the verbs listed below there are
-init (a fresh small model with its own tokenizer), pipeline (a chain of fits and tests, done ones skipped), sweep (a chain
-at several sizes, and which method needs how many problems), report (one table and plot over all tested runs), evaluate
-(a policy on GSM8K, MATH or other problems), grade (anybody's responses in a JSONL file), compare (two evaluations of the
-same problems), and the studies theorem (Theorem 6.1), credit (estimated against true pits), spurious and likelihood (bad
-steps in right solutions), first_hop (star graphs); each explains itself with --help."""
+init (a fresh small model with its own tokenizer), pipeline (a chain of fits and tests, done ones skipped),
+sweep (a chain at several sizes, and which method needs how many problems), report (one table and plot over all
+tested runs), evaluate (a policy on GSM8K, MATH or other problems), grade (anybody's responses in a JSONL file),
+compare (two evaluations of the same problems), and the studies theorem (Theorem 6.1), credit (estimated against
+true pits), spurious and likelihood (bad steps in right solutions), first_hop (star graphs); each explains
+itself with --help."""
 
 
 def run(argv: list[str]) -> None:
