@@ -4,6 +4,8 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,39 +128,9 @@ def sweep_verb(argv: list[str]) -> None:
         print(f"part {config.part} is done; once all are, the same command without --part writes the tables")
 
 
-def theorem_verb(argv: list[str]) -> None:
-    """Theorem 6.1 as an experiment."""
-    from stepneg.studies.theorem import theorem
-
-    print(call(theorem, argv, "theorem", []))
-
-
-def credit_verb(argv: list[str]) -> None:
-    """Estimated pits against true ones."""
-    from stepneg.studies.credit import credit
-
-    print(call(credit, argv, "credit", []))
-
-
-def spurious_verb(argv: list[str]) -> None:
-    """Correct solutions with and without a bad step."""
-    from stepneg.studies.spurious import spurious
-
-    print(call(spurious, argv, "spurious", []))
-
-
-def likelihood_verb(argv: list[str]) -> None:
-    """Marked steps under several policies."""
-    from stepneg.studies.spurious import likelihood
-
-    print(call(likelihood, argv, "likelihood", []))
-
-
-def first_hop_verb(argv: list[str]) -> None:
-    """The critical step of star graphs over training."""
-    from stepneg.studies.first_hop import first_hop
-
-    print(call(first_hop, argv, "first_hop", []))
+def study_verb(module: str, name: str, argv: list[str]) -> None:
+    """Run a study's command: the function ``name`` of the module, which returns its table."""
+    print(call(getattr(import_module(module), name), argv, name, []))
 
 
 def report_verb(argv: list[str]) -> None:
@@ -210,20 +182,22 @@ def compare_verb(argv: list[str]) -> None:
     print(jsonargparse.auto_cli(compare_files, args=argv, exit_on_error=False, prog="stepneg compare"))
 
 
+STUDIES = {  # command and module
+    "theorem": "stepneg.studies.theorem",
+    "credit": "stepneg.studies.credit",
+    "spurious": "stepneg.studies.spurious",
+    "likelihood": "stepneg.studies.spurious",
+    "first_hop": "stepneg.studies.first_hop",
+}
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "init": init_verb,
     "pipeline": pipeline_verb,
     "sweep": sweep_verb,
-    "theorem": theorem_verb,
-    "credit": credit_verb,
-    "spurious": spurious_verb,
-    "likelihood": likelihood_verb,
-    "first_hop": first_hop_verb,
     "report": report_verb,
     "evaluate": evaluate_verb,
     "grade": grade_verb,
     "compare": compare_verb,
-}
+} | {name: partial(study_verb, module, name) for name, module in STUDIES.items()}
 
 
 def run(argv: list[str]) -> None:

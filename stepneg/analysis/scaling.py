@@ -15,6 +15,7 @@ from matplotlib.ticker import NullLocator, PercentFormatter
 
 from stepneg.analysis.paired import read_evaluated
 from stepneg.analysis.report import read_run
+from stepneg.analysis.resampling import resampled_means
 from stepneg.errors import InputError
 
 RESAMPLES = 2000
@@ -96,18 +97,10 @@ def efficiency(a: np.ndarray, b: np.ndarray, size: float, error: np.ndarray) -> 
 
 
 def resampled_errors(measured: Measured, resamples: int, seed: int) -> dict[tuple[str, int], np.ndarray]:
-    """Errors [R] of each (method, size) with seeds and test problems drawn again, the same draw for all of them.
-
-    Half a problem's error is the least: a logarithm is taken of it.
-    """
-    rng = np.random.default_rng(seed)
-    seeds, problems = next(iter(measured.correct.values())).shape
-    chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds  # [R, S]
-    weights = rng.multinomial(problems, np.full(problems, 1 / problems), size=resamples) / problems  # [R, N]
-    return {
-        key: np.maximum(1 - np.einsum("rs,sr->r", chosen, correct @ weights.T), 0.5 / problems)
-        for key, correct in measured.correct.items()
-    }
+    """Errors [R] of each (method, size), seeds and problems drawn again; at least half a problem's, for logarithms."""
+    least = 0.5 / next(iter(measured.correct.values())).shape[1]
+    means = resampled_means(measured.correct, resamples, seed)
+    return {key: np.maximum(1 - values, least) for key, values in means.items()}
 
 
 def efficiency_table(measured: Measured, baseline: str, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from stepneg.analysis.paired import column, read_evaluated
 from stepneg.analysis.report import read_runs
+from stepneg.analysis.resampling import resampled_means
 from stepneg.errors import InputError
 
 RESAMPLES = 2000
@@ -44,18 +45,14 @@ def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
                 f"{root}: {method}, seed {s}, was not tested on the problems of {baseline}; test them again"
             )
     correct = {m: np.array([column(rows_of[m, s], "accuracy", names) for s in seeds]) for m in methods}
-    rng = np.random.default_rng(seed)
-    count, problems = correct[baseline].shape
-    chosen = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count  # [R, S]
-    weights = rng.multinomial(problems, np.full(problems, 1 / problems), size=RESAMPLES) / problems  # [R, N]
-    drawn = {method: np.einsum("rs,sr->r", chosen, values @ weights.T) for method, values in correct.items()}
+    drawn = resampled_means(correct, RESAMPLES, seed)
     rows: list[dict[str, Any]] = []
     for method in methods:
         low, high = np.quantile(drawn[method], [0.025, 0.975])
         less, more = np.quantile(drawn[method] - drawn[baseline], [0.025, 0.975])
         of = runs[(runs["method"] == method) & runs["seed"].isin(seeds)]
         rows.append(
-            {"method": method, "seeds": count, "accuracy": correct[method].mean(), "accuracy_low": low}
+            {"method": method, "seeds": len(seeds), "accuracy": correct[method].mean(), "accuracy_low": low}
             | {"accuracy_high": high, "difference": correct[method].mean() - correct[baseline].mean()}
             | {"difference_low": less, "difference_high": more, "pass@5": of["pass@5"].mean()}
             | facts([by_seed[method][s] for s in seeds])
