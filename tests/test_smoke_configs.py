@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from stepneg.cli import main
@@ -25,3 +26,20 @@ def test_every_stage_runs_on_real_problems(name, tmp_path, monkeypatch):
     assert any("accuracy" in line for line in (home / "step_dpo/evaluation/test.json").read_text().splitlines())
     pairs = [f for f in (home / "step_dpo" / "data").glob("*.jsonl") if ".traces" not in f.name]
     assert sum(len(Path(f).read_text().splitlines()) for f in pairs) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", ["scaling", "positives", "spurious", "credit", "rounds"])
+@pytest.mark.parametrize("name", ["gsm8k", "math"])
+def test_every_study_runs_on_real_problems(name, study, tmp_path, monkeypatch):
+    (tmp_path / "assets").symlink_to(ROOT / "assets")
+    monkeypatch.chdir(tmp_path)
+    configs = ROOT / "configs" / name
+    main(["init", "--config", str(configs / "init_smoke.yaml")])
+    chain = ["--config", str(configs / f"{study}.yaml"), "--config", str(configs / "smoke" / f"{study}.yaml")]
+    main(["sweep" if study == "scaling" else "pipeline", *chain])
+    root = tmp_path / "runs" / f"{name}-smoke" / study
+    table = {"scaling": "scaling.csv", "credit": "credit.csv"}.get(study, "study.csv")
+    assert len(pd.read_csv(root / table)) > 1
+    if study == "spurious":
+        assert set(pd.read_csv(root / "likelihood.csv")["kind"]) >= {"injected"}
