@@ -12,9 +12,9 @@ from docs.render import MARK, RESULTS, TABLES, rendered
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.glob("*.md") if MARK.search(page.read_text()))
-MEASURED = re.compile(
-    r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?(?= %| points| nats|x\b)|(?<![\w.])[-+]?[0-9]+\.[0-9]+(?![\w.]*[0-9])"
-)
+WITH_UNIT = r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?(?= %| points| nats|x\b)"
+DECIMAL = r"(?<![\w.])[-+]?[0-9]+\.[0-9]+(?![\w.]*[0-9])"
+MEASURED = re.compile(f"{WITH_UNIT}|{DECIMAL}")
 # Numbers of the paper's and of the studies' settings, said in the text and not measured.
 SETTINGS = {"6.1", "6.3", "6.3.1", "0.6", "-0.2", "-0.3", "0.25", "-0.25", "0.3", "8", "2"}
 
