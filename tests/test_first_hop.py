@@ -47,13 +47,13 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama that was shown every other problem, so that it is sure of some hops and not of others."""
+    """A tiny Llama that was shown every other path up to its hop: sure of some hops, of others not, and of no rest."""
     folder = tmp_path_factory.mktemp("star") / "policy"
     init(folder, StarGraph(size=50), vocabulary=270, hidden_size=64, layers=2, context=256)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    rows = [torch.tensor([split(tokenizer, p)[3]]) for p in PROBLEMS[::2]]
+    rows = [torch.tensor([before + hop]) for before, hop, _, _ in (split(tokenizer, p) for p in PROBLEMS[::2])]
     for _ in range(30):
         for ids in rows:
             optimizer.zero_grad()

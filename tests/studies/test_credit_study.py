@@ -233,7 +233,7 @@ def measured() -> pd.DataFrame:
         for rule in RULES:
             for n in (4, 8, 16):
                 for k in (1, 2):
-                    exact = 0.5 + n / 100 + better + RULES.index(rule) / 50
+                    exact = 0.5 + n / 100 + better + RULES.index(rule) / 50 + (k - 1) / 50
                     rows.append(
                         {"policy": policy, "rule": rule, "n": n, "k": k, "traces": 10, "found": 0.8, "exact": exact}
                         | {"early": 0.1, "late": 0.9 - exact, "distance": 0.25 * k, "tokens": 1000 * n}
