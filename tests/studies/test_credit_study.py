@@ -185,8 +185,8 @@ def test_shares_by_hand() -> None:
 
 
 def test_without_a_true_pit_that_of_all_rollouts_counts() -> None:
-    item = solved(3, [T, T, T, T], [T, F, F, F], [F, F, F, F])
-    # Of all four: 1, 1/4, 0, so the pit is 2. Of each two: (2, 1, 0) says 2 and (2, 0, 0) says 1.
+    item = solved(3, [T, T, T, T], [F, F, T, F], [F, F, F, F])
+    # Of all four: 1, 1/4, 0, so the pit is 2. Of each two: (2, 0, 0) says 1 and (2, 1, 0) says 2.
     assert judge([item], "argmin", 2, 1) == {"found": 1, "exact": 0.5, "early": 0.5, "late": 0, "distance": 0.5}
     known = replace(item, truth=1)
     assert judge([known], "argmin", 2, 1) == {"found": 1, "exact": 0.5, "early": 0, "late": 0.5, "distance": 0.5}
