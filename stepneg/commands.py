@@ -197,7 +197,8 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": evaluate_verb,
     "grade": grade_verb,
     "compare": compare_verb,
-} | {name: partial(study_verb, module, name) for name, module in STUDIES.items()}
+    **{name: partial(study_verb, module, name) for name, module in STUDIES.items()},
+}
 
 
 def run(argv: list[str]) -> None:
