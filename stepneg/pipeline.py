@@ -61,7 +61,7 @@ class Cell:
     def fill(self, text: str) -> str:
         """A text with constants, ``{root}``, ``{seed}``, ``{size}`` and multiples as ``{8*size}`` replaced."""
         for key, value in self.constants.items():
-            text = text.replace(f"{{{key}}}", str(value))
+            text = text.replace(f"{{{key}}}", value if isinstance(value, str) else json.dumps(value))
         if self.size is not None:
             size = self.size
             text = re.sub(r"\{([0-9]{1,6})\*size\}", lambda found: str(int(found[1]) * size), text)

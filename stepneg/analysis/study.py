@@ -19,7 +19,7 @@ RESAMPLES = 2000
 def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
     """A row for each run of the chain: means over seeds, the difference to the baseline's, both with 95 % intervals.
 
-    Columns: method, seeds, accuracy, pass@5 and their ``_low`` and ``_high``, difference, difference_low,
+    Columns: method, seeds, pass@5, accuracy with its ``_low`` and ``_high``, difference, difference_low,
     difference_high (accuracy, same seeds and problems), and the means of what ``summary.json`` says of the data.
     The intervals are of a bootstrap over seeds and test problems, the same draw for all.
 

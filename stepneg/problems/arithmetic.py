@@ -284,7 +284,7 @@ def true_pit(teacher: str, response: str) -> int | None:
     line.
 
     Returns:
-        None if the solution ends on the course, so is right, or if it is not of this task's form.
+        None if the solution ends on the course, so is right, or if it is blank.
     """
     sums = [found for line in teacher.split("\n") if (found := SUM_LINE.fullmatch(line))]
     start = sums[0]["before"] if sums else ""
@@ -306,7 +306,7 @@ def with_spurious_step(solution: str, rng: random.Random) -> tuple[str, int] | N
     places = [i for i, line in enumerate(lines) if line.endswith(": skip.")]
     rng.shuffle(places)
     for i in places:
-        states = [state for state in course("\n".join(lines[:i])) if state[-1] == "done"]
+        states = [state for state in course("\n".join(lines[:i])) if len(state) > 1 and state[-1] == "done"]
         amount = re.search(r" ([0-9]+): skip\.", lines[i])
         if not states or not states[-1][-2] or not amount:
             continue  # the quantity stands in the question only

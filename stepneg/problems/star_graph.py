@@ -72,8 +72,13 @@ class StarGraph:
         Raises:
             InputError: impossible sizes, or a malformed line.
         """
+        if self.size < 1:
+            raise InputError(f"size: is {self.size}; give at least 1")
         if self.path is not None:
-            return list(self.read(Path(self.path)))
+            found = list(self.read(Path(self.path)))
+            if not found:
+                raise InputError(f"{self.path}: holds no graph; give a text file, a graph a line")
+            return found
         if self.arms < 1 or self.length < 2 or self.nodes < self.arms * (self.length - 1) + 1:
             raise InputError(
                 f"a star of {self.arms} arms of {self.length} nodes does not fit {self.nodes} labels; set arms >= 1,"
@@ -99,7 +104,7 @@ class StarGraph:
             InputError: there is no such file, or a line is not of the form.
         """
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{file}: cannot be read ({error}); give a text file of graphs") from error
         for number, line in enumerate(lines[: self.size], 1):

@@ -91,7 +91,7 @@ def choose(generated: Generated, per_problem: int, eos: int, seed: int) -> list[
     for name, traces in generated.traces.items():
         if not any(t.correct for t in traces):
             continue
-        wrong = sorted({t.response_ids: t for t in traces if not t.correct and t.response_ids[-1] == eos}.items())
+        wrong = sorted({t.response_ids: t for t in traces if not t.correct and t.response_ids[-1:] == (eos,)}.items())
         rng = random.Random(f"{seed}/{name}")
         chosen += [trace for _, trace in rng.sample(wrong, min(per_problem, len(wrong)))]
     return chosen
