@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepneg.credit.steps import split_steps
 from stepneg.data.rows import Row, collate, decode, teacher_row
+from stepneg.errors import InputError
 from stepneg.policy import Policy
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import ProblemSource
@@ -57,6 +58,10 @@ class FirstHop(L.Callback):
         for problem in self.problems.load():
             row = teacher_row(tokenizer, template, problem)
             ends = split_steps(row.response_ids, partial(decode, tokenizer), "comma")
+            if len(ends) < HOP:
+                raise InputError(
+                    f"problem {problem.id}: its path {problem.answer!r} has no hop; take paths of two nodes or more"
+                )
             self.rows.append(row)
             self.spans.append((len(row.prompt_ids) + ends[HOP - 2], len(row.prompt_ids) + ends[HOP - 1]))
 

@@ -55,7 +55,8 @@ def pipeline_verb(argv: list[str]) -> None:
     for verb, table in tables.items():
         frame = over_seeds(config.root, verb)
         if frame is not None and len(config.seeds) > 1:  # of one seed the command itself has shown it
-            print(table(frame))
+            for stage, rows in frame.groupby("stage", sort=False):
+                print(f"{stage}, means over seeds:\n{table(rows)}")
 
 
 def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentParser:

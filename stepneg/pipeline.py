@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -203,10 +204,17 @@ def pipeline(run: Callable[[list[str]], None], folder: Path, stages: list[Stage]
 
 
 def forget_other(home: Path, verb: Verb, mark: str) -> None:
-    """Remove the checkpoints of a run with other settings, so that only its own run is resumed."""
+    """Remove what an earlier run of the chain left in the way: checkpoints of a fit with other settings, so that only
+    its own are resumed, and the policy of an init, which does not overwrite one. A policy that was there before the
+    chain is not the chain's to remove.
+    """
     home.mkdir(parents=True, exist_ok=True)
     started = home / f"{verb}.started"
-    if verb == "fit" and started.is_file() and started.read_text() != mark:
+    if verb == "init" and started.is_file():
+        shutil.rmtree(home / "last", ignore_errors=True)
+    elif verb == "init" and (home / "last").exists():
+        return
+    elif verb == "fit" and started.is_file() and started.read_text() != mark:
         for old in home.glob("checkpoints/*.ckpt"):
             old.unlink()
     started.write_text(mark)

@@ -329,6 +329,26 @@ def test_a_fresh_policy_is_made_once(folder: Path, runner: Runner) -> None:
     assert runner.words == ["init seed-0/fresh"]
 
 
+def test_a_fresh_policy_of_other_options_replaces_the_chains_own_only(folder: Path, runner: Runner) -> None:
+    """What stood there before the chain was run is the user's: ``stepneg init`` refuses to overwrite it."""
+    here, last = cells(folder / "run", [0]), folder / "run/seed-0/fresh/last"
+    last.mkdir(parents=True)
+    runner.fails = lambda argv: (last / "mine").exists()  # as the real one does
+    (last / "mine").touch()
+    for layers in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            pipeline(runner, folder, [Stage("fresh", [], {"layers": layers}, ["init"])], here)
+    (last / "mine").unlink()
+    last.rmdir()
+    runner.fails = lambda argv: last.exists()
+    for layers in (2, 2, 3):
+        pipeline(runner, folder, [Stage("fresh", [], {"layers": layers}, ["init"])], here)
+    assert len(runner.ran) == 4
+    (last.parent / "init.json").unlink()  # killed before it was written down
+    pipeline(runner, folder, [Stage("fresh", [], {"layers": 3}, ["init"])], here)
+    assert len(runner.ran) == 5
+
+
 def test_a_dry_run_says_what_would_run(folder: Path, runner: Runner) -> None:
     """Word for word, whatever the words hold."""
     args = {"data.template": "it's {question}\n", "data.problems": {"path": "{base}/a b.jsonl"}}

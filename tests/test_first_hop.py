@@ -11,6 +11,7 @@ from stepneg.callbacks import first_hop
 from stepneg.callbacks.first_hop import FirstHop
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from stepneg.errors import InputError
 from stepneg.initialise import init
 from stepneg.objectives import CrossEntropy
 from stepneg.policy import Policy
@@ -164,3 +165,10 @@ def test_means_of_probabilities_are_logged(folder: Path, monkeypatch: pytest.Mon
     other = FirstHop(Mixed(2), name="first_hop_train")  # beside the first one, on other problems
     other.on_validation_epoch_end(trainer, policy)
     assert set(logged[2]) == {name.replace("/", "_train/") for name in expected}
+
+
+def test_a_path_without_a_hop_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Problem("alone", "1,2/1,1=", "1", "1")
+    monkeypatch.setattr(Mixed, "load", lambda self: [PROBLEMS[0], alone])
+    with pytest.raises(InputError, match=r"problem alone: its path '1' has no hop; take"):
+        encoded(folder)

@@ -71,7 +71,8 @@ def facts(homes: list[Path]) -> dict[str, float]:
         solutions = summary.get("solutions", 0)
         for name, of in (("correct_solutions", solutions), ("distinct_solutions", solutions)):
             row[name] = summary.get(name, 0) / of if of else float("nan")
-        row["mixed_problems"] = summary.get("mixed_problems", 0) / row["problems"] if solutions else float("nan")
+        mixed, problems = summary.get("mixed_problems", 0), row["problems"]
+        row["mixed_problems"] = mixed / problems if solutions and problems else float("nan")
         found.append(row)
     return {str(name): float(value) for name, value in pd.DataFrame(found).mean().items()}
 
@@ -121,7 +122,7 @@ def plot(frame: pd.DataFrame, baseline: str) -> Figure:
 
 
 def over_seeds(root: Path, verb: str) -> pd.DataFrame | None:
-    """The rows that a study's command left in each cell, with their ``seed``, also written to ``root/VERB.csv``.
+    """The rows that a study's command left in each cell, with ``stage`` and ``seed``; also written to ROOT/VERB.csv.
 
     Returns:
         None if the chain has no such command.
@@ -129,8 +130,10 @@ def over_seeds(root: Path, verb: str) -> pd.DataFrame | None:
     files = sorted(root.glob(f"seed-*/*/{verb}.csv"))
     if not files:
         return None
-    names = [file.parent.parent.name.removeprefix("seed-") for file in files]
-    frame = pd.concat([pd.read_csv(file).assign(seed=name) for name, file in zip(names, files, strict=True)])
+    frame = pd.concat(
+        pd.read_csv(file).assign(stage=file.parent.name, seed=file.parent.parent.name.removeprefix("seed-"))
+        for file in files
+    )
     frame.to_csv(root / f"{verb}.csv", index=False)
     return frame
 

@@ -104,9 +104,13 @@ class StarGraph:
             InputError: there is no such file, or a line is not of the form.
         """
         try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            raw = file.read_bytes()
+            lines = raw.decode("utf-8-sig").splitlines()
+        except OSError as error:
             raise InputError(f"{file}: cannot be read ({error}); give a text file of graphs") from error
+        except UnicodeDecodeError as error:
+            number = raw.count(b"\n", 0, error.start) + 1
+            raise InputError(f"{file}, line {number}: is no UTF-8 text; give a text file of graphs") from error
         for number, line in enumerate(lines[: self.size], 1):
             question, sign, path = line.strip().rpartition("=")
             wrong = check_line(question, path) if sign else "no '='"

@@ -6,7 +6,7 @@ how well step advantages find steps that were made wrong on purpose.
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ ROUNDING = 1e-6  # advantages are differences of shares: 0.4 - 0.7 is not quite 
 BATCH = 64
 THRESHOLDS = (-0.1, -0.2, -0.3, -0.5)
 
-Inject = Callable[[str, random.Random], tuple[str, int] | None]
+Inject = Callable[[str, str, random.Random], tuple[str, int] | None]  # of problem id, solution and generator
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,29 @@ def gain(marked: Marked) -> float:
     return advantages(step_values(marked.trace.counts, 1))[marked.step - 1]
 
 
-def with_foreign_step(others: Sequence[str]) -> Inject:
-    """Puts a line of another problem's solution somewhere before the last line: useless, and the answer stays."""
+def with_foreign_step(solutions: Mapping[str, str]) -> Inject:
+    """Puts a line of another problem's solution somewhere before the last line: useless, and the answer stays.
 
-    def inject(solution: str, rng: random.Random) -> tuple[str, int] | None:
+    Args:
+        solutions: of all problems, by id.
+    """
+
+    def inject(problem_id: str, solution: str, rng: random.Random) -> tuple[str, int] | None:
         lines = [line for line in solution.split("\n") if line.strip()]
-        foreign = [line for line in rng.choice(list(others)).split("\n") if line.strip()][:-1]
+        others = [of for name, of in solutions.items() if name != problem_id]
+        foreign = [line for line in rng.choice(others).split("\n") if line.strip()][:-1] if others else []
         if len(lines) < 2 or not foreign:
             return None
         place = rng.randrange(1, len(lines))
         return "\n".join([*lines[:place], rng.choice(foreign), *lines[place:]]), place + 1
 
     return inject
+
+
+INJECT: dict[str, Callable[[Mapping[str, str]], Inject]] = {
+    "arithmetic": lambda solutions: lambda problem_id, solution, rng: with_spurious_step(solution, rng),
+    "foreign": with_foreign_step,
+}
 
 
 def build_sets(generated: Generated, threshold: float, seed: int) -> dict[str, list[Trace]]:
@@ -104,7 +115,7 @@ def injected(
     found = []
     for trace in traces:
         rng = random.Random(f"{seed}/{trace.problem_id}/{trace.response_ids}")
-        made = inject(decode(tokenizer, trace.response_ids), rng)
+        made = inject(trace.problem_id, decode(tokenizer, trace.response_ids), rng)
         if made is None:
             continue
         ids = encode_response(tokenizer, made[0])
@@ -187,10 +198,9 @@ def spurious(
             f"{policy}: no problem has both a clean and a spurious correct solution among"
             f" {sum(t.correct for t in generated.valued)}; sample more, or raise threshold"
         )
-    others = [p.solution for p in loaded if p.solution]
     marked = injected(
         sets["originals"],
-        with_spurious_step if inject == "arithmetic" else with_foreign_step(others),
+        INJECT[inject]({p.id: p.solution for p in loaded if p.solution}),
         rollouts,
         tokenizer,
         seed,

@@ -226,8 +226,11 @@ def test_the_rows_of_a_studys_command_are_gathered_over_seeds(tmp_path: Path) ->
     for _ in range(2):  # what is written is not read again
         frame = over_seeds(tmp_path, "credit")
         assert frame.to_numpy().tolist() == [
-            ["sft", 0.0, "0"], ["rft", 0.5, "0"], ["sft", 0.11, "11"], ["rft", 0.5, "11"]
-        ]  # fmt: skip
-        assert list(frame) == ["policy", "exact", "seed"]
+            ["sft", 0.0, "look", "0"],
+            ["rft", 0.5, "look", "0"],
+            ["sft", 0.11, "look", "11"],
+            ["rft", 0.5, "look", "11"],
+        ]
+        assert list(frame) == ["policy", "exact", "stage", "seed"]
         assert pd.read_csv(tmp_path / "credit.csv")["seed"].tolist() == [0, 0, 11, 11]
     assert over_seeds(tmp_path, "likelihood") is None

@@ -20,11 +20,12 @@ from stepneg.data.rollouts import Generated, Rollouts
 from stepneg.data.rows import decode, encode_prompt, encode_response
 from stepneg.grading import grade
 from stepneg.initialise import init
-from stepneg.problems.arithmetic import Arithmetic, with_spurious_step
+from stepneg.problems.arithmetic import Arithmetic
 from stepneg.problems.jsonl import Jsonl
 from stepneg.studies import spurious as study
 from stepneg.studies.spurious import (
     CLEAN,
+    INJECT,
     THRESHOLDS,
     Marked,
     build_sets,
@@ -71,12 +72,12 @@ def test_the_least_advantageous_step_is_marked() -> None:
 
 def test_a_foreign_line_comes_somewhere_before_the_last() -> None:
     own, other = "a = 1\nb = 2\n\n#### 3", "x = 1\ny = 2\n#### 9"
-    inject = with_foreign_step([other])
-    made = {inject(own, random.Random(seed)) for seed in range(60)}
+    inject = with_foreign_step({"own": own, "other": other})
+    made = {inject("own", own, random.Random(seed)) for seed in range(60)}
     assert made == {(f"a = 1\n{foreign}\nb = 2\n#### 3", 2) for foreign in ("x = 1", "y = 2")} | {
         (f"a = 1\nb = 2\n{foreign}\n#### 3", 3) for foreign in ("x = 1", "y = 2")
     }
-    assert inject(own, random.Random(1)) == inject(own, random.Random(1))
+    assert inject("own", own, random.Random(1)) == inject("own", own, random.Random(1))
     assert {line for text, _ in made for line in text.splitlines()} >= {"x = 1", "y = 2"}
 
 
@@ -86,7 +87,9 @@ def test_a_foreign_line_comes_somewhere_before_the_last() -> None:
     seed=st.integers(0, 1000),
 )
 def test_a_foreign_step_is_one_line_more(own: list[str], others: list[list[str]], seed: int) -> None:
-    made = with_foreign_step(["\n".join([*lines, "#### 9"]) for lines in others])("\n".join(own), random.Random(seed))
+    made = with_foreign_step({str(i): "\n".join([*lines, "#### 9"]) for i, lines in enumerate(others)})(
+        "own", "\n".join(own), random.Random(seed)
+    )
     lines = [line for line in own if line.strip()]
     if len(lines) < 2:
         assert made is None
@@ -99,12 +102,13 @@ def test_a_foreign_step_is_one_line_more(own: list[str], others: list[list[str]]
 
 
 def test_a_solution_of_one_line_lends_none() -> None:
-    assert with_foreign_step(["#### 9"])("a\n#### 3", random.Random(0)) is None
+    assert with_foreign_step({"other": "#### 9"})("own", "a\n#### 3", random.Random(0)) is None
+    assert with_foreign_step({"own": "x\n#### 9"})("own", "a\n#### 9", random.Random(0)) is None  # nobody else
 
 
 def test_the_others_answer_is_never_lent() -> None:
-    inject = with_foreign_step(["x = 1\n#### 9\n"])
-    assert all("9" not in inject("a\nb\n#### 3", random.Random(seed))[0] for seed in range(20))
+    inject = with_foreign_step({"other": "x = 1\n#### 9\n"})
+    assert all("9" not in inject("own", "a\nb\n#### 3", random.Random(seed))[0] for seed in range(20))
 
 
 # --- sets
@@ -195,7 +199,7 @@ def test_the_marked_step_is_the_injected_one(kind: str, tokenizer: PreTrainedTok
     solutions = {p.id: p.solution for p in PROBLEMS}
     answers = {p.id: p.answer for p in PROBLEMS}
     traces = traces_of(tokenizer, solutions)
-    inject = with_spurious_step if kind == "arithmetic" else with_foreign_step(["x = 1\n#### 9"])
+    inject = INJECT[kind]({"other": "x = 1\n#### 9"})
     rollouts = Rollouts(engine=FakeEngine(), store=tmp_path)
     found = injected(traces, inject, rollouts, tokenizer, 0)
     assert found == injected(traces[::-1], inject, rollouts, tokenizer, 0)[::-1]
@@ -224,7 +228,7 @@ def test_blank_lines_do_not_move_the_mark(tokenizer: PreTrainedTokenizerBase, tm
     (trace,) = traces_of(
         tokenizer, {PROBLEMS[0].id: "Mia finds 5: add.\n\n12 + 5 = 17\n\nMia admires 3: skip.\n\n#### 17"}
     )
-    (marked,) = injected([trace], with_spurious_step, Rollouts(engine=FakeEngine(), store=tmp_path), tokenizer, 0)
+    (marked,) = injected([trace], INJECT["arithmetic"]({}), Rollouts(engine=FakeEngine(), store=tmp_path), tokenizer, 0)
     assert marked.step == 3
     assert decode(tokenizer, step_row("injected", marked)["step"]).startswith("Mia admires 3: ")
 
