@@ -7,11 +7,15 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
 
 from stepneg.errors import InputError
-from stepneg.objectives import Objective, token_log_probs
+from stepneg.objectives import IGNORED, Objective, token_log_probs
+from stepneg.tree_attention import attention_plan
+
+LOGITS = 2**24  # 64 MiB in float32
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -23,15 +27,57 @@ def load_model(folder: Path) -> PreTrainedModel:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json, so no model; give an HF folder (stepneg fit writes RUN/last)")
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, attn_implementation="tree"
+        )
     except OSError as error:
         raise InputError(f"{folder}: cannot be loaded as a model in safetensors: {error}") from error
 
 
 def batch_log_probs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Log-probabilities [B, T-1] of ``labels[:, 1:]``; 0 where a label is ignored."""
+    """Log-probabilities [B, T-1] of ``labels[:, 1:]``; 0 where a label is ignored.
+
+    A batch with a forest (:func:`stepneg.data.forest.forest`) costs its distinct tokens.
+    """
+    if "tree_ids" in batch:
+        return forest_log_probs(model, batch)
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     return token_log_probs(logits[:, :-1], batch["labels"][:, 1:])
+
+
+def forest_log_probs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """As :func:`batch_log_probs`, computed from the batch's forest."""
+    hidden = model.base_model(
+        input_ids=batch["tree_ids"][None],
+        position_ids=batch["tree_depth"][None],
+        attention_mask=batch["tree_ids"].new_ones(1, 1, 1, 1),  # of four dimensions: transformers makes no other
+        use_cache=False,
+        plan=attention_plan(batch["tree_depth"]),
+    ).last_hidden_state[0]
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Linear)
+    logp = head_log_probs(head, hidden[batch["tree_parent"]], batch["tree_target"])
+    return logp[batch["tree_edge"]] * (batch["labels"][:, 1:] != IGNORED)
+
+
+def head_log_probs(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability [E] of each target, never with more than ``LOGITS`` logits in memory.
+
+    Args:
+        head: from hidden states to logits over the vocabulary.
+        hidden: [E, D].
+        targets: [E].
+    """
+
+    def some(states: Tensor, labels: Tensor) -> Tensor:
+        return token_log_probs(head(states)[None], labels[None])[0]
+
+    size = max(1, LOGITS // head.out_features)
+    if len(targets) <= size:
+        return some(hidden, targets)
+    # The logits of a chunk are computed again in the backward pass.
+    parts = zip(hidden.split(size), targets.split(size), strict=True)
+    return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])
 
 
 class Policy(L.LightningModule):

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from stepneg.credit.pairs import Trace
-from stepneg.data.rows import Example, Row, SeededOrder, check_lengths, collate, teacher_row
+from stepneg.data.forest import batched
+from stepneg.data.rows import Example, Row, SeededOrder, check_lengths, teacher_row
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 from stepneg.policy import batch_log_probs, load_model
@@ -91,6 +92,10 @@ class Prepared(L.LightningDataModule):
         batch_size: examples a step and device (a pair is one example).
         seed: of the order of examples and of what ``build`` draws.
         skip_long: leave out what exceeds the model's context, instead of stopping.
+        packed: compute tokens that rows of a batch share once, and no padding. Off, for models whose attention is not
+            plain, the rows are padded to the longest.
+        by_problem: the examples of a problem follow each other, so that a batch shares as many tokens as possible;
+            off, all examples are shuffled.
     """
 
     prepare_data_per_node = False
@@ -104,8 +109,11 @@ class Prepared(L.LightningDataModule):
         batch_size: int = 32,
         seed: int = 0,
         skip_long: bool = False,
+        packed: bool = True,
+        by_problem: bool = False,
     ) -> None:
         super().__init__()
+        self.packed, self.by_problem = packed, by_problem
         self.policy = Path(policy)
         self.problems, self.validation = problems, validation
         self.template, self.batch_size, self.seed, self.skip_long = template, batch_size, seed, skip_long
@@ -181,13 +189,16 @@ class Prepared(L.LightningDataModule):
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
         model = load_model(self.policy).eval().to(device)
-        rows = sorted({row for example in examples for row in example}, key=len)
+        # Rows of one prompt share most of their tokens; all else being equal, rows of like length little padding.
+        rows = sorted(
+            {row for example in examples for row in example}, key=lambda r: (len(r.prompt_ids), r.prompt_ids, len(r))
+        )
         logps: dict[Row, float] = {}
         pad_id = int(model.config.eos_token_id) if isinstance(model.config.eos_token_id, int) else 0
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for i in range(0, len(rows), 2 * self.batch_size):
                 some = rows[i : i + 2 * self.batch_size]
-                batch = {k: v.to(device) for k, v in collate([(row,) for row in some], pad_id).items()}
+                batch = {k: v.to(device) for k, v in batched([(row,) for row in some], pad_id, self.packed).items()}
                 logps |= zip(some, batch_log_probs(model, batch).sum(-1).tolist(), strict=True)
         return [
             tuple(Row(r.prompt_ids, r.response_ids, r.shared, r.weights, logps[r]) for r in example)
@@ -199,7 +210,13 @@ class Prepared(L.LightningDataModule):
         assert self.built is not None
         assert self.trainer is not None
         examples, ranks = self.built.examples, (self.trainer.world_size, self.trainer.global_rank)
-        return self.loader(examples, SeededOrder(len(examples), self.seed, *ranks))
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, example in enumerate(examples):
+            groups.setdefault(example[0].prompt_ids, []).append(i)
+        # A rank takes whole batches, so that pairs of one problem are not dealt out over the ranks.
+        together: dict[str, Any] = {"groups": list(groups.values()), "block": self.batch_size}
+        order = SeededOrder(len(examples), self.seed, *ranks, **(together if self.by_problem else {}))
+        return self.loader(examples, order)
 
     def val_dataloader(self) -> DataLoader[Example] | list[Any]:
         """Worked solutions of the held-out problems."""
@@ -214,10 +231,10 @@ class Prepared(L.LightningDataModule):
         return self.val_dataloader()
 
     def loader(self, examples: list[Example], order: Iterable[int] | None) -> DataLoader[Example]:
-        """Batches of padded rows."""
+        """Batches of rows, as :func:`stepneg.data.forest.batched` makes them."""
         return DataLoader(
             examples,  # type: ignore[arg-type]
             batch_size=self.batch_size,
             sampler=order,
-            collate_fn=partial(collate, pad_id=self.pad_id),
+            collate_fn=partial(batched, pad_id=self.pad_id, packed=self.packed),
         )

@@ -112,16 +112,37 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
 class SeededOrder(DistributedSampler[int]):
     """A shuffle that depends on (seed, epoch) alone, so that a resumed run sees the order it would have seen.
 
-    Ranks take every ``replicas``-th place of one order, so batches of all ranks together are those of one process
-    with the same global batch. The last places are filled from the front where the ranks do not divide the size.
+    Ranks take places of one order in turns, so batches of all ranks together are those of one process with the same
+    global batch. The last places are filled from the front where the ranks do not divide the size.
+
+    Args:
+        size: number of examples.
+        seed: of the order.
+        replicas: number of ranks.
+        rank: which of them.
+        groups: examples that follow each other, as those of one problem; None for each on its own.
+        block: places that a rank takes at a turn.
     """
 
-    def __init__(self, size: int, seed: int, replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        replicas: int = 1,
+        rank: int = 0,
+        groups: Sequence[Sequence[int]] | None = None,
+        block: int = 1,
+    ) -> None:
         super().__init__(range(size), replicas, rank, seed=seed)  # type: ignore[arg-type]
-        self.size = size
+        self.size, self.block = size, block
+        self.groups = [[i] for i in range(size)] if groups is None else groups
 
     def __iter__(self) -> Iterator[int]:
-        order = list(range(self.size))
-        random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        shuffled = list(self.groups)
+        random.Random(f"{self.seed}/{self.epoch}").shuffle(shuffled)
+        order = [i for group in shuffled for i in group]
         order += (order * math.ceil(self.num_replicas / max(1, self.size)))[: self.total_size - self.size]
-        return iter(order[self.rank :: self.num_replicas])
+        for start in range(0, self.total_size, self.num_replicas * self.block):
+            turn = order[start : start + self.num_replicas * self.block]
+            each = len(turn) // self.num_replicas
+            yield from turn[self.rank * each : (self.rank + 1) * each]
