@@ -13,14 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stepneg.credit.search import common
 from stepneg.data.rows import IGNORED, Example, Row, collate
-
-
-def common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading tokens two rows share."""
-    width = min(len(first), len(second))
-    differ = np.flatnonzero(np.asarray(first[:width]) != np.asarray(second[:width]))
-    return int(differ[0]) if len(differ) else width
 
 
 def plant(rows: Sequence[Row]) -> tuple[NDArray[np.int64], list[NDArray[np.int64]], list[int]]:

@@ -19,6 +19,7 @@ from stepneg.credit.steps import split_steps
 from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Generated, Rollouts
 from stepneg.data.rows import Example, Row, decode, teacher_row
+from stepneg.errors import InputError
 from stepneg.problems import Problem
 
 PairKind = Literal["first_pit", "shared_prefix", "outcome", "edit_distance"]
@@ -59,6 +60,8 @@ class Pairs(Prepared):
     def build(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> Built:
         """Sample, value, pair; then the reference log-probabilities."""
         by_step = self.kind in ("first_pit", "shared_prefix")
+        if self.rollouts.pit_error is not None and self.k != 1:
+            raise InputError(f"k is {self.k}: with rollouts.pit_error every K finds the same pit; set k to 1")
         draw = self.rollouts.valued if by_step else self.rollouts.solutions
         generated = draw(self.policy, problems, tokenizer, self.template)
         pairs, drops = self.pair(generated, self.right(generated, problems, tokenizer), {tokenizer.eos_token_id})

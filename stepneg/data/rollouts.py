@@ -8,19 +8,22 @@ step values that :mod:`stepneg.credit` turns into advantages, pits and pairs.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from stepneg.credit.pairs import Ids, Trace, distinct
+from stepneg.credit.search import Search, patience
 from stepneg.credit.steps import Rule, split_steps
 from stepneg.credit.values import Count, found_zero
 from stepneg.data.rows import decode, encode_prompt
+from stepneg.errors import InputError
 from stepneg.grading import Form
 from stepneg.grading.batch import grade_all
 from stepneg.problems import Problem
 from stepneg.sampling.engine import Decoding
-from stepneg.sampling.sampler import Sampled, sample
+from stepneg.sampling.sampler import Draws
 from stepneg.sampling.store import SampleStore
 from stepneg.sampling.vllm_engine import VLLMEngine
 from stepneg.timing import timed
@@ -68,6 +71,9 @@ class Rollouts:
         top_p: of solutions and rollouts.
         max_tokens: longest solution, in tokens.
         rollouts: continuations a prefix, for its value.
+        pit_error: None values every prefix. A probability, such as 0.01, looks for the first pit of wrong solutions
+            only (:mod:`stepneg.credit.search`), for a part of the tokens: ``rollouts`` (48, say) is then the most
+            wrong continuations before a prefix counts as lost.
         negatives: wrong solutions valued a problem.
         positives: correct solutions valued a problem (only the losses of Eq. 4 need them).
         steps: what a step is: a line, the field's rule for MATH, or what a comma ends.
@@ -82,6 +88,7 @@ class Rollouts:
     top_p: float = 1.0
     max_tokens: int = 256
     rollouts: int = 8
+    pit_error: float | None = None
     negatives: int = 8
     positives: int = 0
     steps: Rule = "line"
@@ -92,16 +99,16 @@ class Rollouts:
         """Sampling parameters of solutions."""
         return Decoding(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
-    def draw(self, policy: Path, prompts: Sequence[Ids], n: int, title: str) -> Sampled:
-        """``n`` samples of each prompt, from the store where they are there."""
-        return sample(self.engine, SampleStore(self.store), policy, prompts, n, self.decoding, self.seed, title=title)
+    def draws(self, policy: Path) -> Draws:
+        """Samples of a policy, from the store where they are there."""
+        return Draws(self.engine, SampleStore(self.store), policy, self.decoding, self.seed)
 
     def solutions(
         self, policy: Path, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, template: str
     ) -> Generated:
         """Sample and grade solutions of the problems."""
         prompts = [encode_prompt(tokenizer, template, p.question) for p in problems]
-        sampled = self.draw(policy, prompts, self.samples, "solutions")
+        sampled = self.draws(policy).draw(dict.fromkeys(prompts, self.samples), "solutions")
         drawn = [
             (p, prompt, done.token_ids)
             for p, prompt in zip(problems, prompts, strict=True)
@@ -133,8 +140,19 @@ class Rollouts:
         Problems that were never or always solved are not valued: they have no pit. The empty prefix is valued by the
         solutions themselves.
         """
+        if self.pit_error is not None and not (0 < self.pit_error < 1 and self.positives == 0):
+            raise InputError(
+                f"rollouts.pit_error is {self.pit_error}, rollouts.positives {self.positives}: the search is for pits"
+                " of wrong solutions and values no steps; give a probability and 0, or leave pit_error out"
+            )
         generated = self.solutions(policy, problems, tokenizer, template)
-        eos = tokenizer.eos_token_id
+        chosen = self.to_value(generated, tokenizer.eos_token_id)
+        find = self.value if self.pit_error is None else self.find_pits
+        find(policy, chosen, {p.id: p.answer for p in problems}, tokenizer, generated)
+        return generated
+
+    def to_value(self, generated: Generated, eos: int | None) -> list[Trace]:
+        """The finished solutions that are to be valued, with the count of the empty prefix."""
         chosen: list[Trace] = []
         for traces in generated.traces.values():
             right = sum(t.correct for t in traces)
@@ -144,8 +162,7 @@ class Rollouts:
             some = [t for t in whole if not t.correct][: self.negatives]
             some += [t for t in whole if t.correct][: self.positives]
             chosen += [replace(t, counts=((len(traces), right),)) for t in some]
-        self.value(policy, chosen, {p.id: p.answer for p in problems}, tokenizer, generated)
-        return generated
+        return chosen
 
     def value(
         self,
@@ -169,6 +186,8 @@ class Rollouts:
             generated: takes the valued traces, the continuations and the counts of tokens.
             to_the_end: go on behind the first prefix that is never solved.
         """
+        draws = self.draws(policy)
+        draws.look_up({prefix(t, step) for t in traces for step in range(1, len(t.ends))})
         active = list(traces)
         step = 0
         while active:
@@ -176,7 +195,8 @@ class Rollouts:
             last = [t for t in active if len(t.ends) == step]
             generated.valued += [replace(t, counts=(*t.counts, by_grade(t, self.rollouts))) for t in last]
             going = [t for t in active if len(t.ends) > step]
-            sampled = self.draw(policy, [prefix(t, step) for t in going], self.rollouts, f"rollouts after step {step}")
+            wanted = {prefix(t, step): self.rollouts for t in going}
+            sampled = draws.draw(wanted, f"rollouts after step {step}")
             new = {prefix(t, step): t for t in going if prefix(t, step) not in generated.continuations}
             drawn = [
                 (key, c.token_ids, trace.response_ids[: trace.ends[step - 1]] + c.token_ids, answers[trace.problem_id])
@@ -195,16 +215,76 @@ class Rollouts:
                     generated.valued.append(trace)
                 else:
                     active.append(trace)
-        rollout_tokens = sum(len(ids) for drawn in generated.continuations.values() for ids, _ in drawn)
-        generated.facts["valued_solutions"] = float(len(generated.valued))
-        generated.facts["rollout_tokens"] = float(rollout_tokens)
-        generated.facts["sampled_tokens"] = generated.facts.get("sampled_tokens", 0.0) + rollout_tokens
+        count_rollouts(generated)
+
+    def find_pits(
+        self,
+        policy: Path,
+        traces: Sequence[Trace],
+        answers: Mapping[str, str],
+        tokenizer: PreTrainedTokenizerBase,
+        generated: Generated,
+    ) -> None:
+        """Find the first pit of wrong traces by sequential tests; arguments as of :meth:`value`.
+
+        All traces search at once: a wave rolls out what each of them asks next.
+        """
+        assert self.pit_error is not None
+        draws = self.draws(policy)
+        draws.look_up({prefix(t, step) for t in traces for step in range(1, len(t.ends))})
+        searches: dict[str, list[Search]] = {}
+        pairs: list[tuple[Trace, Search]] = []
+        for trace in traces:
+            n, c = trace.counts[0]
+            search = Search(trace.response_ids, trace.ends, patience(c / n, self.pit_error, self.rollouts))
+            others = [(t.response_ids, t.correct) for t in generated.traces.get(trace.problem_id, [])]
+            if (trace.response_ids, False) in others:
+                others.remove((trace.response_ids, False))  # once: it was chosen because it is wrong
+            for ids, right in others:
+                search.see(0, ids, right)
+            searches.setdefault(trace.problem_id, []).append(search)
+            pairs.append((trace, search))
+        for wave in count(1):
+            wanted: dict[Ids, int] = {}
+            asking: dict[Ids, tuple[Trace, int]] = {}
+            for trace, search in pairs:
+                if (question := search.ask()) is not None:
+                    key = prefix(trace, question[0])
+                    have = len(generated.continuations.get(key, ()))
+                    wanted[key] = max(wanted.get(key, 0), have + question[1])
+                    asking[key] = (trace, trace.ends[question[0] - 1])
+            if not wanted:
+                break
+            sampled = draws.draw(wanted, f"rollouts, wave {wave}, {len(wanted)} prefixes")
+            drawn = [
+                (key, trace, start, completion.token_ids)
+                for key, (trace, start) in asking.items()
+                for completion in sampled.completions[key][len(generated.continuations.get(key, ())) :]
+            ]
+            full = [trace.response_ids[:start] + ids for _, trace, start, ids in drawn]
+            right_now = self.right(
+                tokenizer, [(ids, answers[trace.problem_id]) for ids, (_, trace, _, _) in zip(full, drawn, strict=True)]
+            )
+            for (key, trace, start, ids), response, right in zip(drawn, full, right_now, strict=True):
+                generated.continuations.setdefault(key, []).append((ids, right))
+                for search in searches[trace.problem_id]:
+                    search.see(start, response, right)
+        generated.valued += [replace(t, counts=(*t.counts, *s.counts(self.rollouts))) for t, s in pairs]
+        count_rollouts(generated)
 
     def right(self, tokenizer: PreTrainedTokenizerBase, responses: Sequence[tuple[Ids, str]]) -> list[bool]:
         """Whether each response meets its reference answer: r(y)."""
         with timed("grading"):
             items = ((decode(tokenizer, ids), answer) for ids, answer in responses)
             return [verdict.correct for verdict in grade_all(items, self.form)]
+
+
+def count_rollouts(generated: Generated) -> None:
+    """Add the rollouts to the facts."""
+    tokens = sum(len(ids) for drawn in generated.continuations.values() for ids, _ in drawn)
+    generated.facts["valued_solutions"] = float(len(generated.valued))
+    generated.facts["rollout_tokens"] = float(tokens)
+    generated.facts["sampled_tokens"] = generated.facts.get("sampled_tokens", 0.0) + tokens
 
 
 def prefix(trace: Trace, step: int) -> Ids:

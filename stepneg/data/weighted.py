@@ -8,6 +8,7 @@ from stepneg.credit.pairs import advantage_weighted, filtered_steps
 from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Rollouts
 from stepneg.data.rows import Example, Row
+from stepneg.errors import InputError
 from stepneg.problems import Problem
 
 
@@ -39,7 +40,13 @@ class WeightedSteps(Prepared):
         return self.rollouts, self.kind, self.beta, self.clip, self.k
 
     def build(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> Built:
-        """Sample, value, weigh."""
+        """Sample, value, weigh.
+
+        Raises:
+            InputError: the rollouts only look for pits.
+        """
+        if self.rollouts.pit_error is not None:
+            raise InputError("rollouts.pit_error finds pits, and weights need every step's value; leave it out")
         generated = self.rollouts.valued(self.policy, problems, tokenizer, self.template)
         if self.kind == "advantage":
             responses = advantage_weighted(generated.valued, self.k, self.beta, self.clip)

@@ -1,6 +1,6 @@
 """Ensure n samples of each prompt: read what the store has, draw what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,54 @@ def request_seed(seed: int, key: str) -> int:
     return int(prompt_key((seed, int(key, 16)))[:12], 16)
 
 
+class Draws:
+    """Samples of one policy: the store is read once for each prompt, what is missing is drawn.
+
+    Args:
+        engine: draws; started only if something is missing.
+        store: keeps; every finished request is on disk before the next is waited for.
+        policy: HF folder.
+        decoding: sampling parameters.
+        seed: of all samples.
+    """
+
+    def __init__(self, engine: Engine, store: SampleStore, policy: Path, decoding: Decoding, seed: int) -> None:
+        self.engine, self.policy, self.decoding, self.seed = engine, policy, decoding, seed
+        self.sampler = store.sampler(policy, decoding, seed)
+        self.found: dict[str, dict[int, Completion]] = {}
+
+    def look_up(self, prompts: Collection[Ids]) -> None:
+        """Read what the store has of prompts: of many at once, since that takes one pass over the store."""
+        new = {prompt_key(prompt) for prompt in prompts} - set(self.found)
+        if new:
+            self.found |= {key: {} for key in new} | self.sampler.read(new)
+
+    def draw(self, wanted: Mapping[Ids, int], title: str = "samples") -> Sampled:
+        """As many samples of each prompt as ``wanted`` says."""
+        self.look_up(wanted)
+        keys = {prompt_key(prompt): prompt for prompt in wanted}
+        requests = [
+            Request(prompt, wanted[prompt] - have, request_seed(self.seed, key), have)
+            for key, prompt in keys.items()
+            if (have := contiguous(self.found[key])) < wanted[prompt]
+        ]
+        drawn = tokens = 0
+        if requests:
+            check_prompts(self.policy, requests)
+            total = sum(r.n for r in requests)
+            with timed("sampling"), Writer(self.sampler.folder) as writer, Bar(title, total) as bar:
+                self.engine.load(self.policy)
+                for index, completions in self.engine.generate(requests, self.decoding):
+                    key = prompt_key(requests[index].prompt_ids)
+                    writer.add(key, requests[index].start, completions)
+                    self.found[key] = self.found[key] | dict(enumerate(completions, requests[index].start))
+                    drawn += len(completions)
+                    tokens += sum(len(c.token_ids) for c in completions)
+                    bar.advance(len(completions), tokens)
+        completions_of = {prompt: [self.found[key][i] for i in range(wanted[prompt])] for key, prompt in keys.items()}
+        return Sampled(completions_of, drawn, tokens)
+
+
 def sample(
     engine: Engine,
     store: SampleStore,
@@ -35,11 +83,11 @@ def sample(
     seed: int,
     title: str = "samples",
 ) -> Sampled:
-    """``n`` samples of each distinct prompt; the engine is started only if some are missing.
+    """``n`` samples of each distinct prompt, see :class:`Draws`.
 
     Args:
         engine: draws.
-        store: keeps; every finished request is on disk before the next is waited for.
+        store: keeps.
         policy: HF folder.
         prompts: token ids; repeated ones count once.
         n: samples a prompt.
@@ -47,27 +95,7 @@ def sample(
         seed: of all samples.
         title: what the progress bar is called.
     """
-    keys = {prompt_key(prompt): prompt for prompt in prompts}
-    sampler = store.sampler(policy, decoding, seed)
-    found = sampler.read(set(keys))
-    requests = [
-        Request(prompt, n - have, request_seed(seed, key), have)
-        for key, prompt in keys.items()
-        if (have := contiguous(found.get(key, {}))) < n
-    ]
-    drawn = tokens = 0
-    if requests:
-        check_prompts(policy, requests)
-        with timed("sampling"), Writer(sampler.folder) as writer, Bar(title, sum(r.n for r in requests)) as bar:
-            engine.load(policy)
-            for index, completions in engine.generate(requests, decoding):
-                key = prompt_key(requests[index].prompt_ids)
-                writer.add(key, requests[index].start, completions)
-                found.setdefault(key, {}).update(enumerate(completions, requests[index].start))
-                drawn += len(completions)
-                tokens += sum(len(c.token_ids) for c in completions)
-                bar.advance(len(completions), tokens)
-    return Sampled({prompt: [found[key][i] for i in range(n)] for key, prompt in keys.items()}, drawn, tokens)
+    return Draws(engine, store, policy, decoding, seed).draw(dict.fromkeys(prompts, n), title)
 
 
 def contiguous(found: dict[int, Completion]) -> int:
