@@ -17,7 +17,6 @@ from stepneg.credit.values import first_pit, step_values
 from stepneg.data.rollouts import Generated, Rollouts, prefix
 from stepneg.errors import InputError
 from stepneg.policy_folder import load_tokenizer
-from stepneg.problems import ProblemSource
 from stepneg.problems.arithmetic import Arithmetic
 from stepneg.sampling.vllm_engine import VLLMEngine
 
@@ -45,7 +44,8 @@ def tokens_of(traces: list[Trace], generated: Generated, n: int, to_the_end: boo
 
 def main(
     policy: Path = Path("runs/arithmetic/seed-0/sft/last"),
-    problems: ProblemSource = Arithmetic(size=80, seed=300),  # noqa: B008
+    size: int = 80,
+    seed: int = 300,
     errors: list[float] = [0.05, 0.01],  # noqa: B006
     negatives: int = 4,
     samples: int = 16,
@@ -55,14 +55,15 @@ def main(
 
     Args:
         policy: HF folder, sampled and rolled out.
-        problems: what is solved.
+        size: number of generated problems.
+        seed: which.
         errors: of the search.
         negatives: most wrong solutions of a problem.
         samples: solutions of a problem.
         out: the file.
     """
     rollouts = Rollouts(VLLMEngine(), samples=samples, max_tokens=100, negatives=negatives, rollouts=MOST)
-    loaded, tokenizer = problems.load(), load_tokenizer(policy)
+    loaded, tokenizer = Arithmetic(size=size, max_events=4, seed=seed).load(), load_tokenizer(policy)
     answers = {p.id: p.answer for p in loaded}
     drawn = rollouts.solutions(policy, loaded, tokenizer, "{question}\n")
     traces = rollouts.to_value(drawn, tokenizer.eos_token_id)
@@ -78,9 +79,9 @@ def main(
             same = sum(pit_by(t, every, n) == pit for t, pit in zip(traces, truth, strict=True)) / len(traces)
             rows.append({"way": way, "rollouts": n, "same": same, "tokens": tokens_of(traces, every, n, to_the_end)})
     for error in errors:
-        for seed, way in ((0, "search"), (1, "search, other rollouts")):
+        for drawing, way in ((0, "search"), (1, "search, other rollouts")):
             found = Generated(drawn.traces)
-            searching = replace(rollouts, pit_error=error, rollouts=48, seed=seed)
+            searching = replace(rollouts, pit_error=error, rollouts=48, seed=drawing)
             searching.find_pits(policy, traces, answers, tokenizer, found)
             pits = {(t.problem_id, t.response_ids): first_pit(step_values(t.counts, 1)) for t in found.valued}
             same = sum(pits[t.problem_id, t.response_ids] == p for t, p in zip(traces, truth, strict=True))
