@@ -4,6 +4,7 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -26,12 +27,9 @@ def init_verb(argv: list[str]) -> None:
 
 def pipeline_verb(argv: list[str]) -> None:
     """A chain of fits and tests, done stages skipped, and the report at the end."""
-    from stepneg.analysis.report import report
-    from stepneg.analysis.study import over_seeds, study
     from stepneg.pipeline import cells, dry_run, pipeline
-    from stepneg.studies import credit, first_hop, spurious
 
-    parser = chain_parser("pipeline", pipeline.__doc__)
+    parser = chain_parser("pipeline", pipeline_verb.__doc__)
     parser.add_argument(
         "--baseline", type=str | None, default=None, help="also write means over seeds, held against this run"
     )
@@ -42,6 +40,15 @@ def pipeline_verb(argv: list[str]) -> None:
         print(dry_run(folder_of(config), stages_of(config), repeat))
         return
     pipeline(run, folder_of(config), stages_of(config), repeat)
+    write_tables(config)
+
+
+def write_tables(config: jsonargparse.Namespace) -> None:
+    """Report, study and the tables of study commands of a finished chain, as far as it has them."""
+    from stepneg.analysis.report import report  # imports of seconds, which --help shall not wait for
+    from stepneg.analysis.study import over_seeds, study
+    from stepneg.studies import credit, first_hop, spurious
+
     if any(config.root.glob("**/evaluation/test.json")):  # a chain may hold no tested policy
         print(report(config.root, config.order))
     if config.baseline is not None:
@@ -105,7 +112,6 @@ def stages_of(config: jsonargparse.Namespace) -> list["Stage"]:
 
 def sweep_verb(argv: list[str]) -> None:
     """The chain at several sizes of the training set; which method needs how many problems."""
-    from stepneg.analysis.scaling import scaling
     from stepneg.pipeline import cells, dry_run, part_of, pipeline
 
     parser = chain_parser("sweep", sweep_verb.__doc__)
@@ -124,6 +130,8 @@ def sweep_verb(argv: list[str]) -> None:
         return
     pipeline(run, folder_of(config), stages_of(config), chosen)
     if len(chosen) == len(every):
+        from stepneg.analysis.scaling import scaling
+
         print(scaling(config.root, config.baseline))
     else:
         print(f"part {config.part} is done; once all are, the same command without --part writes the tables")
@@ -202,14 +210,64 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
+def usage() -> str:
+    """What ``stepneg --help`` says: every verb in a line."""
+    lines = [
+        "usage: stepneg VERB [options]",
+        "",
+        "Learn from the step where a wrong solution went wrong: sample a policy with vLLM, grade, find the pit of",
+        "wrong solutions by rollouts, train on it with per-step DPO or advantage-weighted losses, evaluate.",
+        "",
+    ]
+    for heading, verbs in SUMMARIES.items():
+        lines += [f"{heading}:", *(f"  {name:<12}{what}" for name, what in verbs.items()), ""]
+    return "\n".join([*lines, "stepneg VERB --help explains a verb; options come from --config FILE.yaml, too."])
+
+
+SUMMARIES = {
+    "Training, by LightningCLI": {
+        "fit": "build the data that a method needs and train on it",
+        "validate": "loss on the validation problems",
+        "test": "accuracy on the test problems, by the evaluation callback",
+        "predict": "log-probabilities of held-out solutions",
+    },
+    "Experiments": {
+        "pipeline": "a chain of fits and tests over seeds; done ones are skipped",
+        "sweep": "the chain at several sizes, and which method needs how many problems",
+        "report": "one table and one plot over all tested runs below a directory",
+        "compare": "two evaluations of the same problems, paired",
+    },
+    "Single steps": {
+        "init": "a fresh small model folder with its own tokenizer",
+        "evaluate": "greedy accuracy, pass@k and maj@k of a policy",
+        "grade": "grade the responses of a JSONL file",
+    },
+    "Studies": {
+        "theorem": "Theorem 6.1 as an experiment",
+        "credit": "estimated pits against the true ones",
+        "spurious": "wrong steps in right solutions, built and found",
+        "likelihood": "how likely marked steps are under several policies",
+        "first_hop": "the critical step of star graphs over training",
+    },
+}
+
+
 def run(argv: list[str]) -> None:
     """Run the verb that ``argv`` starts with.
 
     Raises:
         InputError: an argument or a configuration file does not parse.
     """
+    if argv[:1] in ([], ["-h"], ["--help"]):
+        print(usage())
+        raise SystemExit(0 if argv else 2)
+    known = [verb for verbs in SUMMARIES.values() for verb in verbs]
+    if argv[0] not in known and not argv[0].startswith("-"):
+        near = get_close_matches(argv[0], known, 1)
+        guess = f"did you mean {near[0]}?" if near else f"verbs are {', '.join(known)}"
+        raise InputError(f"there is no verb {argv[0]!r}; {guess}")
     try:
-        if argv and argv[0] in VERBS:
+        if argv[0] in VERBS:
             VERBS[argv[0]](argv[1:])
         else:
             from stepneg import training  # lightning takes seconds to import

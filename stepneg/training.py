@@ -54,15 +54,6 @@ class StepnegCLI(LightningCLI):
         return super().instantiate_trainer(default_root_dir=str(root), **kwargs)
 
 
-DESCRIPTION = """Learn from the step where a wrong solution went wrong. Besides the verbs listed below there are
-init (a fresh small model with its own tokenizer), pipeline (a chain of fits and tests, done ones skipped),
-sweep (a chain at several sizes, and which method needs how many problems), report (one table and plot over all
-tested runs), evaluate (a policy on GSM8K, MATH or other problems), grade (anybody's responses in a JSONL file),
-compare (two evaluations of the same problems), and the studies theorem (Theorem 6.1), credit (estimated against
-true pits), spurious and likelihood (bad steps in right solutions), first_hop (star graphs); each explains
-itself with --help."""
-
-
 def run(argv: list[str]) -> None:
     """Run a verb of LightningCLI."""
     StepnegCLI(
@@ -74,6 +65,6 @@ def run(argv: list[str]) -> None:
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         seed_everything_default=0,
-        parser_kwargs={"prog": "stepneg", "exit_on_error": False, "description": DESCRIPTION},
+        parser_kwargs={"prog": "stepneg", "exit_on_error": False},
         args=argv,
     )

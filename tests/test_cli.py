@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from stepneg.cli import main
+from stepneg.commands import SUMMARIES, VERBS
 
 ROOT = Path(__file__).parents[1]
 FITS = sorted(
@@ -55,6 +56,34 @@ def test_help_lists_the_verbs(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert all(verb in text for verb in ("fit", "validate", "test", "predict", "init", "pipeline", "report"))
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["pipeline", "--help"], ["sweep", "--help"]], ids=" ".join)
+def test_help_waits_for_no_heavy_import(argv):
+    code = (
+        "import sys; from stepneg.cli import main\n"
+        f"try: main({argv!r})\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'torch', 'lightning', 'transformers', 'vllm', 'pandas', 'matplotlib', 'scipy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_verb_is_in_the_help():
+    assert {verb for verbs in SUMMARIES.values() for verb in verbs} == {*VERBS, "fit", "validate", "test", "predict"}
+
+
+def test_a_misspelt_verb_gets_a_suggestion(capsys):
+    assert "there is no verb 'pipline'; did you mean pipeline?" in fails(capsys, "pipline")
+    assert "verbs are fit, validate" in fails(capsys, "xyz")
+
+
+def test_no_verb_shows_the_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert "usage: stepneg VERB" in capsys.readouterr().out
 
 
 def test_a_wrong_key_is_named(tmp_path, capsys):
