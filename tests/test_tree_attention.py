@@ -1,7 +1,9 @@
 """Packed forests against padded rows: the same log-probabilities and gradients, whatever the model."""
 
 import random
+import socket
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,3 +229,45 @@ def test_chunks_of_logits_do_not_matter(most: int, monkeypatch: pytest.MonkeyPat
         torch.autograd.grad((found * weights).sum(), [hidden, *head.parameters()]), wanted, strict=True
     ):
         torch.testing.assert_close(one, other)
+
+
+class Loss(torch.nn.Module):
+    """What Lightning wraps: a forward from batch to loss."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """DPO with an anchor."""
+        return DPO(0.3)(batch, batch_log_probs(self.model, batch))["loss"]
+
+
+def rank(number: int, port: int, folder: str) -> None:
+    """One of two ranks: its half of the pairs, packed, under DDP."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=number, world_size=2)
+    _, tree = models("llama")
+    loss = torch.nn.parallel.DistributedDataParallel(Loss(tree))
+    loss(batched(pairs(0, 4)[:EVEN][number::2], 0, packed=True)).backward()
+    if number == 0:
+        torch.save([p.grad for p in tree.parameters()], f"{folder}/grads.pt")
+    torch.distributed.destroy_process_group()
+
+
+EVEN = 6  # of the pairs of a seed
+
+
+def test_two_ranks_have_the_gradients_of_one_process_on_padded_rows(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(rank, (port, str(tmp_path)), nprocs=2)
+    plain, _ = models("llama")
+    examples = pairs(0, 4)[:EVEN]
+    assert len(examples) == EVEN
+    Loss(plain)(batched(examples, 0, packed=False)).backward()
+    grads = torch.load(tmp_path / "grads.pt", weights_only=True)
+    for one, other in zip(plain.parameters(), grads, strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(other, one.grad, atol=1e-5, rtol=1e-5)

@@ -116,3 +116,21 @@ def test_labels_and_log_probs_meet(tiny):
             start = len(row.prompt_ids) + row.shared
             expected = sum(float(alone[t - 1, ids[0, t]]) for t in range(start, ids.shape[1]))
             assert float(logp[i].sum()) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("replicas", "block"), [(1, 1), (2, 3), (3, 2), (2, 8)])
+def test_problems_stay_together_and_ranks_take_whole_batches(replicas, block):
+    groups = [[0, 1, 2], [3], [4, 5, 6, 7], [8, 9]]
+    alone = list(SeededOrder(10, 3, groups=groups))
+    assert sorted(alone) == list(range(10))
+    for group in groups:
+        assert alone[alone.index(group[0]) :][: len(group)] == group
+    assert alone != list(range(10))
+    ranks = [list(SeededOrder(10, 3, replicas, rank, groups, block)) for rank in range(replicas)]
+    assert len({len(taken) for taken in ranks}) == 1
+    padded = [*alone, *alone][: replicas * len(ranks[0])]
+    # The batches of all ranks at a step are one batch of a single process.
+    for step in range(0, len(ranks[0]), block):
+        together = [place for taken in ranks for place in taken[step : step + block]]
+        start = step * replicas
+        assert together == padded[start : start + len(together)]
