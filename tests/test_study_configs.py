@@ -45,6 +45,14 @@ def test_sizes_of_a_study_differ_in_values_only(task, study, capsys):
     assert not homes[0] & homes[1]
 
 
+def test_the_fast_ways_parse(capsys):
+    for line in lines(capsys, ROOT / "configs" / "arithmetic" / "fast.yaml"):
+        with pytest.raises(SystemExit) as stop:
+            main([*line, "--print_config"])
+        assert stop.value.code == 0, line
+        assert capsys.readouterr().out
+
+
 @pytest.mark.parametrize("study", CHAINS)
 @pytest.mark.parametrize("task", ["arithmetic", "gsm8k"])  # MATH's are the same but for names
 def test_every_command_line_parses(task, study, capsys):
