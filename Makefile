@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo seeds test test-slow fuzz bench-grading lint base clean
+.PHONY: setup demo seeds test test-slow fuzz bench-grading bench-training lint base clean
 
 setup: .venv/ready
 
@@ -47,6 +47,12 @@ test-slow: setup
 # The grader's properties on 20,000 examples each: about half an hour.
 fuzz: setup
 	$(BIN)/pytest tests/grading/test_grade_properties.py tests/grading/test_bounds.py --hypothesis-profile=fuzz
+
+# The training tables of docs/fast.md, beside TRL: about half an hour on 2 idle cores.
+bench-training: setup
+	$(BIN)/pip install --quiet --editable '.[benchmark]'
+	$(BIN)/python -m benchmarks.pair_training
+	$(BIN)/python -m benchmarks.solution_training
 
 # The tables of docs/grading.md: about ten minutes.
 bench-grading: setup

@@ -17,6 +17,7 @@ from jsonargparse import Namespace, auto_cli
 from benchmarks.side_by_side import (
     CONTEXT,
     EOS,
+    VOCABULARY,
     Encoder,
     Found,
     Task,
@@ -95,9 +96,17 @@ def trl_side(folder: Path, setting: Namespace) -> Found:
 SIDES = {"stepneg": stepneg_side, "trl": trl_side}
 
 
-def tokens(examples: list[Example], batch: int) -> dict[str, int]:
+def flops(batch: dict[str, Any], width: int, layers: int) -> float:
+    """What a step must compute: 6 a parameter and distinct token, the head where a label stands; without attention."""
+    inner = 8 * width // 3 // 32 * 32
+    return 6 * (
+        layers * (4 * width**2 + 3 * width * inner) * len(batch["tree_ids"])
+        + VOCABULARY * width * len(batch["tree_target"])
+    )
+
+
+def tokens(made: list[dict[str, Any]]) -> dict[str, int]:
     """Tokens of ordinary pairs, the same padded, and distinct ones, summed over batches."""
-    made = [batched(examples[i : i + batch], 0, packed=True) for i in range(0, len(examples), batch)]
     return {
         "plain": sum(int(b["attention_mask"].sum()) for b in made),
         "padded": sum(b["attention_mask"].numel() for b in made),
@@ -107,7 +116,11 @@ def tokens(examples: list[Example], batch: int) -> dict[str, int]:
 
 def compare(setting: dict[str, Any], rounds: int, warm_up: int) -> Found:
     """The row of one setting."""
-    ratios: dict[str, list[float]] = {"speed": [], "training_memory": [], "process_memory": [], "loss": []}
+    examples, size = pairs(setting["task"], setting["problems"], setting["positives"], 0), setting["batch"]
+    made = [batched(examples[i : i + size], 0, packed=True) for i in range(0, len(examples), size)]
+    work = sum(flops(batch, setting["width"], setting["layers"]) for batch in made[warm_up:])
+    kinds = ("speed", "training_memory", "process_memory", "loss", "of_matmul")
+    ratios: dict[str, list[float]] = {kind: [] for kind in kinds}
     rates: dict[str, list[float]] = {side: [] for side in SIDES}
     for number in range(rounds):
         order = list(SIDES) if number % 2 == 0 else list(SIDES)[::-1]
@@ -120,8 +133,8 @@ def compare(setting: dict[str, Any], rounds: int, warm_up: int) -> Found:
         ratios["training_memory"].append(ours["training_peak"] / theirs["training_peak"])
         ratios["process_memory"].append(ours["peak"] / theirs["peak"])
         ratios["loss"].append(max(abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True)))
-    examples = pairs(setting["task"], setting["problems"], setting["positives"], 0)
-    return setting | tokens(examples, setting["batch"]) | {
+        ratios["of_matmul"].append(work / took["stepneg"] / ours["matmul"])
+    return setting | tokens(made) | {
         "pairs": len(examples), "pairs_per_second": {side: spread(rate) for side, rate in rates.items()},
         **{name: spread(values) for name, values in ratios.items()}, "last_losses": found["trl"]["losses"][-2:],
     }  # fmt: skip
@@ -131,16 +144,15 @@ def table(rows: list[Found]) -> str:
     """The rows in Markdown."""
     lines = [
         "| lengths | chosen solutions a problem | tokens in pairs | distinct | pairs a second, stepneg | TRL"
-        " | times as fast"
-        " | memory for training | of the whole process |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        " | times as fast | memory for training | of the whole process | of a matrix product's speed |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         rate = row["pairs_per_second"]
         lines.append(
             f"| {row['task']} | {row['positives']} | {row['plain']:,} | {row['distinct']:,} | {rate['stepneg'][1]:.2f}"
             f" | {rate['trl'][1]:.2f} | {in_words(row['speed'])} | {in_words(row['training_memory'])}"
-            f" | {in_words(row['process_memory'])} |"
+            f" | {in_words(row['process_memory'])} | {100 * row['of_matmul'][1]:.0f} % |"
         )
     apart = max(row["loss"][2] for row in rows)
     return "\n".join([*lines, "", f"Largest difference of a step's losses: {apart:.0e}."])

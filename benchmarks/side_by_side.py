@@ -107,7 +107,8 @@ def train_stepneg(folder: Path, examples: Sequence[Example], batch: int, objecti
         callbacks=[Clock()], precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
     )  # fmt: skip
     trainer.fit(policy, loader)
-    return timed(stamps, losses, before)
+    found = timed(stamps, losses, before)
+    return found | {"matmul": matmul_rate()}
 
 
 def train_trl(
@@ -157,6 +158,21 @@ def train_trl(
             callbacks=[Clock()],
         ).train()
     return timed(stamps, losses, before)
+
+
+def matmul_rate() -> float:
+    """Floating-point operations a second of a large matrix product, in the precision of the training."""
+    device, kind = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    size = 8192 if device == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        for _ in range(5):
+            product = a @ b
+        product[0, 0].item()  # waits for the GPU
+        best = min(best, (time.perf_counter() - started) / 5)
+    return 2 * size**3 / best
 
 
 def alone(module: str, side: str, numbers: dict[str, Any]) -> Found:

@@ -1,8 +1,8 @@
 """Tokens and pits of the sequential search beside exhaustive rollouts: ``python -m benchmarks.step_values``.
 
 Every prefix of wrong solutions is continued 64 times, once; the first pit of those is what the others are held
-against. The search reads the same recorded rollouts, in their order, and once more rollouts of another seed. Needs a
-policy that is right now and then, as ``make demo`` leaves one.
+against. The search reads the same recorded rollouts, in their order. Rows with other rollouts, of another seed, show
+how far chance moves pits. Needs a policy that is right now and then, as ``make demo`` leaves one.
 """
 
 import json
@@ -44,10 +44,10 @@ def tokens_of(traces: list[Trace], generated: Generated, n: int, to_the_end: boo
 
 def main(
     policy: Path = Path("runs/arithmetic/seed-0/sft/last"),
-    size: int = 80,
+    size: int = 60,
     seed: int = 300,
     errors: list[float] = [0.05, 0.01],  # noqa: B006
-    negatives: int = 4,
+    negatives: int = 2,
     samples: int = 16,
     out: Path = RESULTS,
 ) -> None:
@@ -71,13 +71,20 @@ def main(
         raise InputError(f"{policy}: no wrong solution of a problem that is sometimes solved; take other problems")
     every = Generated(drawn.traces)
     rollouts.value(policy, traces, answers, tokenizer, every, to_the_end=True)
+    again = Generated(drawn.traces)
+    replace(rollouts, seed=1).value(policy, traces, answers, tokenizer, again, to_the_end=True)
     truth = [pit_by(t, every, MOST) for t in traces]
     base = tokens_of(traces, every, 16, to_the_end=True)
     rows: list[dict[str, Any]] = []
+    ways = (
+        ("every prefix", every, True),
+        ("up to the pit", every, False),
+        ("up to the pit, other rollouts", again, False),
+    )
     for n in (8, 16, 32, MOST):
-        for way, to_the_end in (("every prefix", True), ("up to the pit", False)):
-            same = sum(pit_by(t, every, n) == pit for t, pit in zip(traces, truth, strict=True)) / len(traces)
-            rows.append({"way": way, "rollouts": n, "same": same, "tokens": tokens_of(traces, every, n, to_the_end)})
+        for way, found, to_the_end in ways:
+            same = sum(pit_by(t, found, n) == pit for t, pit in zip(traces, truth, strict=True)) / len(traces)
+            rows.append({"way": way, "rollouts": n, "same": same, "tokens": tokens_of(traces, found, n, to_the_end)})
     for error in errors:
         for drawing, way in ((0, "search"), (1, "search, other rollouts")):
             found = Generated(drawn.traces)

@@ -60,6 +60,31 @@ def forest_log_probs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Ten
     return logp[batch["tree_edge"]] * (batch["labels"][:, 1:] != IGNORED)
 
 
+@torch.no_grad()
+def check_packing(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
+    """Hold the forest of a batch against its first rows computed the ordinary way; nothing happens without a forest.
+
+    Raises:
+        InputError: the model computes something else from trees, as one that scales its logits or whose attention is
+            not transformers' interface would.
+    """
+    if "tree_ids" not in batch:
+        return
+    training = model.training
+    model.eval()
+    few = {name: batch[name][:4] for name in ("input_ids", "attention_mask", "labels")}
+    plain, packed = batch_log_probs(model, few), forest_log_probs(model, batch)[:4]
+    model.train(training)
+    counted = few["labels"][:, 1:] != IGNORED
+    apart = float((plain - packed)[counted].abs().mean())
+    exact = torch.get_autocast_dtype(plain.device.type) if torch.is_autocast_enabled(plain.device.type) else model.dtype
+    if counted.any() and not apart < (1e-3 if exact == torch.float32 else 0.1):
+        raise InputError(
+            f"packed batches and {type(model).__name__} do not agree (log-probabilities differ by {apart:.3g} a token);"
+            " set data.packed to false"
+        )
+
+
 def head_log_probs(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     """Log-probability [E] of each target, never with more than ``LOGITS`` logits in memory.
 
@@ -108,6 +133,7 @@ class Policy(L.LightningModule):
         self.schedule, self.warmup = schedule, warmup
         self.gradient_checkpointing = gradient_checkpointing
         self.model: PreTrainedModel | None = None
+        self.checked = False  # whether the model computes the same from packed batches
 
     def configure_model(self) -> None:
         """Load the weights once, on the rank and device that Lightning chose."""
@@ -130,6 +156,10 @@ class Policy(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on the objective."""
+        assert self.model is not None
+        if not self.checked:
+            check_packing(self.model, batch)
+            self.checked = True
         return self.loss(batch, "train")
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -14,6 +14,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -26,7 +27,7 @@ from stepneg.data.forest import batched
 from stepneg.data.rows import Example, Row
 from stepneg.errors import InputError
 from stepneg.objectives import DPO, CrossEntropy, WeightedLikelihood
-from stepneg.policy import batch_log_probs, head_log_probs
+from stepneg.policy import batch_log_probs, check_packing, head_log_probs
 from stepneg.tree_attention import Blocks, attention_plan, blocks, stretches, subtree_ends
 
 VOCABULARY = 40
@@ -213,6 +214,23 @@ def test_what_trees_do_not_have_is_refused() -> None:
     assert isinstance(plan, Blocks)
     with pytest.raises(InputError, match=r"sliding window .* data\.packed"):
         tree_attention.tree_attention(torch.nn.Module(), q, q, q, None, plan=plan, sliding_window=2)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_model_that_does_not_go_with_trees_is_found_out(kind: torch.dtype) -> None:
+    scaled = GraniteConfig(**NARROW, **HEADS, logits_scaling=4.0)  # behind the head
+    wrong = AutoModelForCausalLM.from_config(scaled, attn_implementation="tree", dtype=kind)
+    with torch.no_grad():
+        for parameter in wrong.parameters():
+            parameter.mul_(3.0)
+    batch = batched(pairs(0), 0, packed=True)
+    with pytest.raises(InputError, match=r"GraniteForCausalLM do not agree .* set data\.packed to false"):
+        check_packing(wrong.train(), batch)
+    check_packing(wrong, batched(pairs(0), 0, packed=False))
+    for name in CONFIGS:
+        _, tree = models(name)
+        check_packing(tree.train().to(kind), batch)
+        assert tree.training
 
 
 @pytest.mark.parametrize("most", [1, 39, 40, 120, 10**6])

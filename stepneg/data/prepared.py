@@ -19,7 +19,7 @@ from stepneg.data.forest import batched
 from stepneg.data.rows import Example, Row, SeededOrder, check_lengths, teacher_row
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
-from stepneg.policy import batch_log_probs, load_model
+from stepneg.policy import batch_log_probs, check_packing, load_model
 from stepneg.policy_folder import context_length, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.contamination import contamination
@@ -199,6 +199,8 @@ class Prepared(L.LightningDataModule):
             for i in range(0, len(rows), 2 * self.batch_size):
                 some = rows[i : i + 2 * self.batch_size]
                 batch = {k: v.to(device) for k, v in batched([(row,) for row in some], pad_id, self.packed).items()}
+                if i == 0:
+                    check_packing(model, batch)
                 logps |= zip(some, batch_log_probs(model, batch).sum(-1).tolist(), strict=True)
         return [
             tuple(Row(r.prompt_ids, r.response_ids, r.shared, r.weights, logps[r]) for r in example)
