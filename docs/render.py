@@ -24,6 +24,7 @@ TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "star_graph": lambda frame: study.table(frame, "sft_under"),
     "first_hop": first_hop.table,
     "rounds": lambda frame: study.table(frame, "sft"),
+    "fast": lambda frame: study.table(frame, "every_prefix"),
     "theorem": theorem.table,
 }
 MARK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
