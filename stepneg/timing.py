@@ -10,9 +10,9 @@ SECONDS: Counter[str] = Counter()
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    """Add the duration of the block to ``SECONDS[what]``."""
-    start = time.monotonic()
+    """Add the duration of the block to ``SECONDS[what]``, without that of timed blocks in it."""
+    start, inside = time.monotonic(), SECONDS.total()
     try:
         yield
     finally:
-        SECONDS[what] += time.monotonic() - start  # type: ignore[assignment]
+        SECONDS[what] += time.monotonic() - start - (SECONDS.total() - inside)  # type: ignore[assignment]

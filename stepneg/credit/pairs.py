@@ -114,12 +114,12 @@ def first_pit_pairs(
                 continue
             rejected = strip_eos(negative.response_ids[: negative.ends[pit - 1]], eos_ids)
             # A correct solution that goes through the pit says nothing against it.
-            leaving = [p for p in rotate(right, turn) if p.response_ids[: len(rejected)] != rejected]
-            if not leaving:
+            leaving = (p for p in rotate(right, turn) if p.response_ids[: len(rejected)] != rejected)
+            if (positive := next(leaving, None)) is None:
                 yield "no positive"
                 continue
             turn += 1
-            yield Pair(negative.problem_id, negative.prompt_ids, leaving[0].response_ids, rejected)
+            yield Pair(negative.problem_id, negative.prompt_ids, positive.response_ids, rejected)
 
     return build(positives, negatives, propose, eos_ids, max_pairs, seed)
 
@@ -151,6 +151,7 @@ def shared_prefix_pairs(
     """
 
     def propose(right: list[Trace], wrong: list[Trace], rng: random.Random) -> Iterator[Outcome]:
+        known: dict[tuple[Ids, Ids], list[Ids]] = {}  # many wrong solutions may take one wrong step
         for negative in wrong:
             pit = find_pit(negative, k, tolerance)
             if isinstance(pit, str):
@@ -158,14 +159,16 @@ def shared_prefix_pairs(
                 continue
             context = negative.response_ids[: (0, *negative.ends)[pit - 1]]
             step = strip_eos(negative.response_ids[len(context) : negative.ends[pit - 1]], eos_ids)
-            rollouts = [tuple(ids) for ids, ok in continuations.get(negative.prompt_ids + context, ()) if ok]
-            solutions = [p.response_ids for p in right if p.response_ids[: len(context)] == context]
-            better = {ids for ids in [*rollouts, *(ids[len(context) :] for ids in solutions)] if ended(ids, eos_ids)}
-            better = {ids for ids in better if ids[: len(step)] != step}
+            if (context, step) not in known:
+                rollouts = [tuple(ids) for ids, ok in continuations.get(negative.prompt_ids + context, ()) if ok]
+                solutions = [p.response_ids for p in right if p.response_ids[: len(context)] == context]
+                rests = {ids for ids in [*rollouts, *(ids[len(context) :] for ids in solutions)] if ended(ids, eos_ids)}
+                known[context, step] = sorted(ids for ids in rests if ids[: len(step)] != step)
+            better = known[context, step]
             if not better:
                 yield "no continuation"
                 continue
-            chosen = context + rng.choice(sorted(better))
+            chosen = context + rng.choice(better)
             yield Pair(negative.problem_id, negative.prompt_ids, chosen, context + step, len(context))
 
     return build(positives, negatives, propose, eos_ids, max_pairs, seed)
@@ -341,17 +344,14 @@ def edit_distance(a: Sequence[int], b: Sequence[int]) -> float:
     places: dict[int, int] = {}
     for i, token in enumerate(a):
         places[token] = places.get(token, 0) | 1 << i
-    full, last = (1 << len(a)) - 1, 1 << (len(a) - 1)
-    rise, fall, distance = full, 0, len(a)
+    full = (1 << len(a)) - 1
+    rise, fall = full, 0
     for token in b:
         match = places.get(token, 0)
-        diagonal = (((match & rise) + rise) ^ rise) | match | fall
-        up = fall | ~(diagonal | rise) & full
-        down = diagonal & rise
-        distance += bool(up & last) - bool(down & last)
-        up, down = (up << 1 | 1) & full, (down << 1) & full
-        rise, fall = down | ~(diagonal | up) & full, up & diagonal
-    return distance / max(len(a), len(b))
+        diagonal = ((((match & rise) + rise) ^ rise) | match | fall) & full
+        up = (fall | full ^ (diagonal | rise)) << 1 | 1
+        rise, fall = ((diagonal & rise) << 1 | ~(diagonal | up)) & full, up & diagonal
+    return (len(b) + rise.bit_count() - fall.bit_count()) / max(len(a), len(b))
 
 
 def advantage_weighted(traces: Iterable[Trace], k: int, beta: float, clip: float = 20.0) -> list[WeightedResponse]:

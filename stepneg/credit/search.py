@@ -6,6 +6,7 @@ lost after ``patience`` wrong ones. Whatever is known of the problem counts: oth
 prefixes that pass through a prefix are rollouts of it, too.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from math import ceil, log
 
@@ -47,15 +48,12 @@ class Search:
 
     def see(self, start: int, ids: Sequence[int], right: bool) -> None:
         """Count a response, drawn behind its first ``start`` tokens, for every prefix that it passes through."""
-        shared = common(self.ids, ids)
-        for prefix, end in enumerate(self.ends[:-1], 1):
-            if end > shared:
-                return
-            if end >= start:
-                self.seen[prefix] += 1
-                self.right[prefix] += right
-                if right:
-                    self.solved = max(self.solved, prefix)
+        through = bisect_right(self.ends, common(self.ids, ids), hi=len(self.ends) - 1)
+        for prefix in range(bisect_left(self.ends, start) + 1, through + 1):
+            self.seen[prefix] += 1
+            self.right[prefix] += right
+            if right:
+                self.solved = max(self.solved, prefix)
 
     def ask(self) -> tuple[int, int] | None:
         """The prefix to roll out (from 1) and how often, at first once, then as often as before; None at the end."""

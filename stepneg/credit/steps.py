@@ -10,6 +10,7 @@ completes, the breaks in that text, and back to the tokens that hold them.
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush
 from itertools import accumulate
 from math import inf
 from typing import Literal
@@ -110,10 +111,12 @@ def math_ends(text: str) -> list[int]:
 
     No step ends inside ``$...$``, ``$$...$$``, ``\\(...\\)``, ``\\[...\\]`` or an environment.
     """
-    formulas = [m.span() for m in FORMULA.finditer(text)]
+    formulas = [m.span() for m in FORMULA.finditer(text)]  # in order, and none in another
+    starts = [start for start, _ in formulas]
 
     def outside(ends: list[int]) -> set[int]:
-        return {end for end in ends if not any(start < end < stop for start, stop in formulas)}
+        before = [bisect_left(starts, end) for end in ends]  # as many formulas begin before it
+        return {end for end, n in zip(ends, before, strict=True) if not n or end >= formulas[n - 1][1]}
 
     lines = outside(line_ends(text))
     steps = merge_steps(text, sorted(lines))
@@ -153,10 +156,7 @@ def merge_steps(text: str, ends: Sequence[int]) -> list[int]:
     sized = list(zip(ends, lengths, strict=True))
     groups = sized[:answer], sized[answer : answer + 1], sized[answer + 1 :]
     steps = [step for group in groups for step in join_tiny(group, shortest)]
-    while len(steps) > MOST_STEPS:
-        i = min(range(len(steps) - 1), key=lambda i: steps[i][1] + steps[i + 1][1])
-        steps[i : i + 2] = [(steps[i + 1][0], steps[i][1] + steps[i + 1][1])]
-    return [end for end, _ in steps]
+    return join_shortest(steps)
 
 
 def join_tiny(sized: Sequence[tuple[int, float]], shortest: float) -> list[tuple[int, float]]:
@@ -172,3 +172,28 @@ def join_tiny(sized: Sequence[tuple[int, float]], shortest: float) -> list[tuple
         before = steps.pop()[1] if steps else 0.0
         steps.append((sized[-1][0], before + gathered))
     return steps
+
+
+def join_shortest(steps: Sequence[tuple[int, float]]) -> list[int]:
+    """Ends after joining the shortest two neighbours, the first of equal ones, until nine steps are left.
+
+    A step keeps the place of its first piece; the queue is of neighbours by their common length, and what has been
+    joined since it was put there is passed over.
+    """
+    ends, lengths = map(list, zip(*steps, strict=True)) if steps else ([], [])
+    after, before = list(range(1, len(steps) + 1)), list(range(-1, len(steps) - 1))
+    queue = [(lengths[i] + lengths[i + 1], i, i + 1) for i in range(len(steps) - 1)]
+    heapify(queue)
+    gone: set[int] = set()
+    while len(steps) - len(gone) > MOST_STEPS:
+        length, i, j = heappop(queue)
+        if i in gone or after[i] != j or lengths[i] + lengths[j] != length:
+            continue
+        ends[i], lengths[i], after[i] = ends[j], length, after[j]
+        gone.add(j)
+        if before[i] >= 0:
+            heappush(queue, (lengths[before[i]] + length, before[i], i))
+        if after[i] < len(steps):
+            before[after[i]] = i
+            heappush(queue, (length + lengths[after[i]], i, after[i]))
+    return [end for i, end in enumerate(ends) if i not in gone]

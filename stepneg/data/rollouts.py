@@ -5,11 +5,12 @@ prefix is continued ``rollouts`` times by the same policy; (n, c) counts of righ
 step values that :mod:`stepneg.credit` turns into advantages, pits and pairs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -27,6 +28,8 @@ from stepneg.sampling.sampler import Draws
 from stepneg.sampling.store import SampleStore
 from stepneg.sampling.vllm_engine import VLLMEngine
 from stepneg.timing import timed
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -107,18 +110,24 @@ class Rollouts:
         self, policy: Path, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, template: str
     ) -> Generated:
         """Sample and grade solutions of the problems."""
-        prompts = [encode_prompt(tokenizer, template, p.question) for p in problems]
-        sampled = self.draws(policy).draw(dict.fromkeys(prompts, self.samples), "solutions")
-        drawn = [
-            (p, prompt, done.token_ids)
-            for p, prompt in zip(problems, prompts, strict=True)
-            for done in sampled.completions[prompt]
-        ]
-        right = self.right(tokenizer, [(response, problem.answer) for problem, _, response in drawn])
-        traces: dict[str, list[Trace]] = {}
-        for (problem, prompt, response), correct in zip(drawn, right, strict=True):
-            ends = tuple(split_steps(response, partial(decode, tokenizer), self.steps))
-            traces.setdefault(problem.id, []).append(Trace(problem.id, prompt, response, correct, ends))
+        asked: dict[Ids, list[Problem]] = {}
+        for problem in problems:
+            asked.setdefault(encode_prompt(tokenizer, template, problem.question), []).append(problem)
+        draws = self.draws(policy)
+        text = lru_cache(1 << 16)(partial(decode, tokenizer))  # splitting asks for the same few tokens again and again
+
+        def split(response: Ids) -> Ids:
+            return tuple(split_steps(response, text, self.steps))
+
+        drawn = (
+            ((problem, prompt, done.token_ids, split(done.token_ids)), done.token_ids, problem.answer)
+            for prompt, completions in draws.finished(dict.fromkeys(asked, self.samples), "solutions")
+            for problem in asked[prompt]
+            for done in completions
+        )
+        traces: dict[str, list[Trace]] = {problem.id: [] for problem in problems}
+        for (problem, prompt, response, ends), correct in self.graded(tokenizer, drawn):
+            traces[problem.id].append(Trace(problem.id, prompt, response, correct, ends))
         flat = [t for found in traces.values() for t in found]
         facts = {
             "sampled_tokens": float(sum(len(t.response_ids) for t in flat)),
@@ -196,16 +205,14 @@ class Rollouts:
             generated.valued += [replace(t, counts=(*t.counts, by_grade(t, self.rollouts))) for t in last]
             going = [t for t in active if len(t.ends) > step]
             wanted = {prefix(t, step): self.rollouts for t in going}
-            sampled = draws.draw(wanted, f"rollouts after step {step}")
             new = {prefix(t, step): t for t in going if prefix(t, step) not in generated.continuations}
-            drawn = [
-                (key, c.token_ids, trace.response_ids[: trace.ends[step - 1]] + c.token_ids, answers[trace.problem_id])
-                for key, trace in new.items()
-                for c in sampled.completions[key]
-            ]
-            right_now = self.right(tokenizer, [(response, answer) for _, _, response, answer in drawn])
-            for (key, ids, _, _), correct in zip(drawn, right_now, strict=True):
-                generated.continuations.setdefault(key, []).append((ids, correct))
+            drawn = (
+                ((key, c.token_ids), t.response_ids[: t.ends[step - 1]] + c.token_ids, answers[t.problem_id])
+                for key, completions in draws.finished(wanted, f"rollouts after step {step}")
+                if (t := new.get(key)) is not None
+                for c in completions
+            )
+            self.add_continuations(tokenizer, drawn, new, generated)
             active = []
             for trace in going:
                 key = prefix(trace, step)
@@ -237,11 +244,12 @@ class Rollouts:
         for trace in traces:
             n, c = trace.counts[0]
             search = Search(trace.response_ids, trace.ends, patience(c / n, self.pit_error, self.rollouts))
-            others = [(t.response_ids, t.correct) for t in generated.traces.get(trace.problem_id, [])]
-            if (trace.response_ids, False) in others:
-                others.remove((trace.response_ids, False))  # once: it was chosen because it is wrong
-            for ids, right in others:
-                search.see(0, ids, right)
+            itself = True  # once: it was chosen because it is wrong
+            for other in generated.traces.get(trace.problem_id, []):
+                if itself and not other.correct and other.response_ids == trace.response_ids:
+                    itself = False
+                else:
+                    search.see(0, other.response_ids, other.correct)
             searches.setdefault(trace.problem_id, []).append(search)
             pairs.append((trace, search))
         for wave in count(1):
@@ -255,28 +263,57 @@ class Rollouts:
                     asking[key] = (trace, trace.ends[question[0] - 1])
             if not wanted:
                 break
-            sampled = draws.draw(wanted, f"rollouts, wave {wave}, {len(wanted)} prefixes")
-            drawn = [
-                (key, trace, start, completion.token_ids)
-                for key, (trace, start) in asking.items()
-                for completion in sampled.completions[key][len(generated.continuations.get(key, ())) :]
-            ]
-            full = [trace.response_ids[:start] + ids for _, trace, start, ids in drawn]
-            right_now = self.right(
-                tokenizer, [(ids, answers[trace.problem_id]) for ids, (_, trace, _, _) in zip(full, drawn, strict=True)]
+            drawn = (
+                ((key, c.token_ids), t.response_ids[:start] + c.token_ids, answers[t.problem_id])
+                for key, completions in draws.finished(wanted, f"rollouts, wave {wave}, {len(wanted)} prefixes")
+                for t, start in [asking[key]]
+                for c in completions[len(generated.continuations.get(key, ())) :]
             )
-            for (key, trace, start, ids), response, right in zip(drawn, full, right_now, strict=True):
-                generated.continuations.setdefault(key, []).append((ids, right))
-                for search in searches[trace.problem_id]:
-                    search.see(start, response, right)
+            for key, found in self.add_continuations(tokenizer, drawn, asking, generated).items():
+                trace, start = asking[key]
+                for ids, right in found:
+                    for search in searches[trace.problem_id]:
+                        search.see(start, trace.response_ids[:start] + ids, right)
         generated.valued += [replace(t, counts=(*t.counts, *s.counts(self.rollouts))) for t, s in pairs]
         count_rollouts(generated)
 
-    def right(self, tokenizer: PreTrainedTokenizerBase, responses: Sequence[tuple[Ids, str]]) -> list[bool]:
-        """Whether each response meets its reference answer: r(y)."""
+    def add_continuations(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        drawn: Iterable[tuple[tuple[Ids, Ids], Ids, str]],
+        order: Iterable[Ids],
+        generated: Generated,
+    ) -> dict[Ids, list[tuple[Ids, bool]]]:
+        """Grade rollouts as they are drawn and add them to ``generated``, prefix by prefix in ``order``.
+
+        Args:
+            tokenizer: the policy's.
+            drawn: (prefix, rollout) with the whole response and the reference answer.
+            order: the prefixes; which prompt finishes first is chance.
+            generated: takes the continuations.
+
+        Returns:
+            The new ones by prefix.
+        """
+        found: dict[Ids, list[tuple[Ids, bool]]] = {key: [] for key in order}
+        for (key, ids), right in self.graded(tokenizer, drawn):
+            found[key].append((ids, right))
+        for key, new in found.items():
+            generated.continuations.setdefault(key, []).extend(new)
+        return found
+
+    def graded(self, tokenizer: PreTrainedTokenizerBase, drawn: Iterable[tuple[T, Ids, str]]) -> list[tuple[T, bool]]:
+        """Each thing with r(y) of its response: (thing, response, reference answer), graded while they are drawn."""
+        things: list[T] = []
+
+        def items() -> Iterator[tuple[str, str]]:
+            for thing, response, answer in drawn:
+                things.append(thing)
+                yield decode(tokenizer, response), answer
+
         with timed("grading"):
-            items = ((decode(tokenizer, ids), answer) for ids, answer in responses)
-            return [verdict.correct for verdict in grade_all(items, self.form)]
+            right = [verdict.correct for verdict in grade_all(items(), self.form)]
+        return list(zip(things, right, strict=True))
 
 
 def count_rollouts(generated: Generated) -> None:

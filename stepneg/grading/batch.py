@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,8 @@ from stepneg.grading.verifier import EVERY, Form, Mark, Verdict, find_answer, gr
 from stepneg.problems.records import Record, jsonl_records
 from stepneg.progress import Bar
 
-BATCH = 1024
+CHUNK = 16  # responses that a thread takes at once
+AHEAD = 512  # chunks that are being graded, or wait for one before them
 
 
 def grade_all(
@@ -28,7 +29,8 @@ def grade_all(
 ) -> Iterator[Verdict]:
     """Verdicts of (response, reference) in their order, a bounded number of them in memory.
 
-    Formulas are compared in as many child processes as ``workers``; numbers need none and are not worth a thread.
+    Formulas are compared in as many child processes as ``workers``, while items go on being read; numbers need none and
+    are not worth a thread.
 
     Args:
         items: responses with their bare references.
@@ -39,10 +41,19 @@ def grade_all(
     if form != "math":
         yield from (grade(response, reference, form, marks) for response, reference in items)
         return
+
+    def some(chunk: list[tuple[str, str]]) -> list[Verdict]:
+        return [grade(response, reference, form, marks) for response, reference in chunk]
+
     rest = iter(items)
+    going: deque[Future[list[Verdict]]] = deque()
     with ThreadPoolExecutor(workers or len(POOL.workers), "grade") as threads:
-        while batch := list(islice(rest, BATCH)):
-            yield from threads.map(lambda item: grade(item[0], item[1], form, marks), batch)
+        while chunk := list(islice(rest, CHUNK)):
+            going.append(threads.submit(some, chunk))
+            while going and (going[0].done() or len(going) >= AHEAD):
+                yield from going.popleft().result()
+        while going:
+            yield from going.popleft().result()
 
 
 def reference_answer(text: str, form: Form) -> str | None:

@@ -1,6 +1,6 @@
 """Ensure n samples of each prompt: read what the store has, draw what is missing."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,10 @@ from stepneg.timing import timed
 
 @dataclass(frozen=True)
 class Sampled:
-    """Samples by prompt, and how many of them (and of their tokens) were drawn now."""
+    """Samples by prompt, and how many of them were drawn now."""
 
     completions: dict[Ids, list[Completion]]
     drawn: int
-    drawn_tokens: int
 
 
 def request_seed(seed: int, key: str) -> int:
@@ -40,6 +39,7 @@ class Draws:
         self.engine, self.policy, self.decoding, self.seed = engine, policy, decoding, seed
         self.sampler = store.sampler(policy, decoding, seed)
         self.found: dict[str, dict[int, Completion]] = {}
+        self.drawn = 0  # samples that were missing
 
     def look_up(self, prompts: Collection[Ids]) -> None:
         """Read what the store has of prompts: of many at once, since that takes one pass over the store."""
@@ -47,30 +47,58 @@ class Draws:
         if new:
             self.found |= {key: {} for key in new} | self.sampler.read(new)
 
-    def draw(self, wanted: Mapping[Ids, int], title: str = "samples") -> Sampled:
-        """As many samples of each prompt as ``wanted`` says."""
+    def finished(self, wanted: Mapping[Ids, int], title: str = "samples") -> Iterator[tuple[Ids, list[Completion]]]:
+        """As many samples of each prompt as ``wanted`` says, prompt by prompt, while the engine draws on.
+
+        Prompts come as they finish, behind them those of which nothing was missing. What the caller does with one, such
+        as grading, costs no time of the engine.
+        """
         self.look_up(wanted)
-        keys = {prompt_key(prompt): prompt for prompt in wanted}
+        keys = {prompt: prompt_key(prompt) for prompt in wanted}
+        have = {prompt: contiguous(self.found[key]) for prompt, key in keys.items()}
         requests = [
-            Request(prompt, wanted[prompt] - have, request_seed(self.seed, key), have)
-            for key, prompt in keys.items()
-            if (have := contiguous(self.found[key])) < wanted[prompt]
+            Request(prompt, n - have[prompt], request_seed(self.seed, keys[prompt]), have[prompt])
+            for prompt, n in wanted.items()
+            if have[prompt] < n
         ]
-        drawn = tokens = 0
         if requests:
             check_prompts(self.policy, requests)
             total = sum(r.n for r in requests)
-            with timed("sampling"), Writer(self.sampler.folder) as writer, Bar(title, total) as bar:
-                self.engine.load(self.policy)
-                for index, completions in self.engine.generate(requests, self.decoding):
-                    key = prompt_key(requests[index].prompt_ids)
-                    writer.add(key, requests[index].start, completions)
-                    self.found[key] = self.found[key] | dict(enumerate(completions, requests[index].start))
-                    drawn += len(completions)
+            with Writer(self.sampler.folder) as writer, Bar(title, total) as bar:
+                tokens = 0
+                for index, completions in self.generate(requests):
+                    request = requests[index]
+                    key = keys[request.prompt_ids]
+                    writer.add(key, request.start, completions)
+                    self.found[key].update(enumerate(completions, request.start))
+                    self.drawn += len(completions)
                     tokens += sum(len(c.token_ids) for c in completions)
                     bar.advance(len(completions), tokens)
-        completions_of = {prompt: [self.found[key][i] for i in range(wanted[prompt])] for key, prompt in keys.items()}
-        return Sampled(completions_of, drawn, tokens)
+                    yield request.prompt_ids, self.first(key, wanted[request.prompt_ids])
+        for prompt, n in wanted.items():
+            if have[prompt] >= n:
+                yield prompt, self.first(keys[prompt], n)
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
+        """What the engine draws; waiting for it counts as sampling."""
+        with timed("sampling"):
+            self.engine.load(self.policy)
+        drawing = iter(self.engine.generate(requests, self.decoding))
+        while True:
+            with timed("sampling"):
+                item = next(drawing, None)
+            if item is None:
+                return
+            yield item
+
+    def first(self, key: str, n: int) -> list[Completion]:
+        """The samples 0..n-1 of a prompt."""
+        return [self.found[key][i] for i in range(n)]
+
+    def draw(self, wanted: Mapping[Ids, int], title: str = "samples") -> dict[Ids, list[Completion]]:
+        """The same as :meth:`finished`, once all are there; in the order of ``wanted``."""
+        done = dict(self.finished(wanted, title))
+        return {prompt: done[prompt] for prompt in wanted}
 
 
 def sample(
@@ -95,7 +123,9 @@ def sample(
         seed: of all samples.
         title: what the progress bar is called.
     """
-    return Draws(engine, store, policy, decoding, seed).draw(dict.fromkeys(prompts, n), title)
+    draws = Draws(engine, store, policy, decoding, seed)
+    completions = draws.draw(dict.fromkeys(prompts, n), title)
+    return Sampled(completions, draws.drawn)
 
 
 def contiguous(found: dict[int, Completion]) -> int:

@@ -8,10 +8,11 @@ is not a sample. pandas and datasets open a shard as it is.
 import hashlib
 import json
 import os
+import re
 import socket
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -50,15 +51,58 @@ def checksum(row: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps({k: v for k, v in row.items() if k != "crc"}, sort_keys=True).encode())
 
 
-def rows_of(shard: Path) -> Iterator[dict[str, Any]]:
-    """The undamaged rows of a shard; what follows the last newline is torn and left out."""
-    for line in shard.read_bytes().split(b"\n")[:-1]:
-        try:
-            row = json.loads(line)
-            if row["crc"] == checksum(row):
+# A line as it is written. The checksum is of the same parts with sorted keys, so they need not be parsed to check it.
+LINE = re.compile(
+    rb'{"prompt": "([^"\\]*)", "index": (\d+), "token_ids": \[([\d, ]*)\], "logprob": ([^,"]+),'
+    rb' "finish_reason": "([^"\\]*)", "crc": (\d+)}\n'
+)
+HEAD = b'{"prompt": "%b",'
+SORTED = b'{"finish_reason": "%b", "index": %b, "logprob": %b, "prompt": "%b", "token_ids": [%b]}'
+
+
+def line(prompt: str, index: int, completion: Completion) -> str:
+    """A sample as a line, with its newline."""
+    values = {"prompt": prompt, "index": index} | vars(completion)
+    parts = {name: json.dumps(value) for name, value in values.items()}
+    crc = zlib.crc32(joined(sorted(parts.items())).encode())
+    return joined([*parts.items(), ("crc", str(crc))]) + "\n"
+
+
+def joined(parts: Iterable[tuple[str, str]]) -> str:
+    """JSON of names with values that are JSON already."""
+    return "{" + ", ".join(f'"{name}": {value}' for name, value in parts) + "}"
+
+
+def rows_of(shard: Path, prompts: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The undamaged rows of a shard, one in memory at a time; what follows the last newline is torn and left out.
+
+    Args:
+        shard: the file.
+        prompts: only rows of these (by :func:`prompt_key`); None for all.
+    """
+    heads = None if prompts is None else {HEAD % prompt.encode() for prompt in prompts}
+    with shard.open("rb") as lines:
+        for data in lines:
+            # What is not asked for need not be checked.
+            if heads is not None and data.startswith(HEAD[:10]) and data[: data.find(b",") + 1] not in heads:
+                continue
+            row = read_line(data)
+            if row is not None and (prompts is None or row["prompt"] in prompts):
                 yield row
-        except (ValueError, KeyError, TypeError):
-            continue
+
+
+def read_line(data: bytes) -> dict[str, Any] | None:
+    """A row; None for a line that is torn or damaged."""
+    parts = LINE.fullmatch(data)
+    try:
+        if parts is None:  # not as it is written here: JSON of another writer, or damaged
+            row = json.loads(data) if data.endswith(b"\n") else {}
+            return row if row["crc"] == checksum(row) else None
+        prompt, index, ids, logp, reason, crc = parts.groups()
+        whole = zlib.crc32(SORTED % (reason, index, logp, prompt, ids)) == int(crc)
+        return json.loads(data) if whole else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 class Sampler:
@@ -67,15 +111,37 @@ class Sampler:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, prompts: set[str]) -> dict[str, dict[int, Completion]]:
-        """Stored completions of the prompts (by :func:`prompt_key`), by index. The first of equal keys counts."""
-        found: dict[str, dict[int, Completion]] = {}
+    def rows(self, prompts: Collection[str] | None = None) -> Iterator[tuple[str, int, Completion]]:
+        """Prompt (by :func:`prompt_key`), index and completion of each sample, the first of equal keys only.
+
+        A bit a sample is kept in memory.
+
+        Args:
+            prompts: only of these; None for all.
+        """
+        seen: dict[str, bytearray] = {}
         for shard in sorted(self.folder.glob("*.jsonl")):
-            for row in rows_of(shard):
-                if row["prompt"] in prompts:
-                    completion = Completion(tuple(row["token_ids"]), row["logprob"], row["finish_reason"])
-                    found.setdefault(row["prompt"], {}).setdefault(row["index"], completion)
+            for row in rows_of(shard, prompts):
+                prompt, index = row["prompt"], row["index"]
+                if mark(seen.setdefault(prompt, bytearray()), index):
+                    yield prompt, index, Completion(tuple(row["token_ids"]), row["logprob"], row["finish_reason"])
+
+    def read(self, prompts: Collection[str]) -> dict[str, dict[int, Completion]]:
+        """Stored completions of the prompts (by :func:`prompt_key`), by index."""
+        found: dict[str, dict[int, Completion]] = {}
+        for prompt, index, completion in self.rows(prompts):
+            found.setdefault(prompt, {})[index] = completion
         return found
+
+
+def mark(bits: bytearray, index: int) -> bool:
+    """Set a bit; whether it was not set before."""
+    place, bit = index >> 3, 1 << (index & 7)
+    if place >= len(bits):
+        bits.extend(bytes(place + 1 - len(bits)))
+    new = not bits[place] & bit
+    bits[place] |= bit
+    return new
 
 
 class Writer:
@@ -85,14 +151,9 @@ class Writer:
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         self.file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    def add(self, prompt: str, start: int, completions: list[Completion]) -> None:
+    def add(self, prompt: str, start: int, completions: Sequence[Completion]) -> None:
         """Append the completions ``start``, ``start + 1``, ... of a prompt in one write."""
-        lines = []
-        for index, completion in enumerate(completions, start):
-            row = {"prompt": prompt, "index": index} | asdict(completion)
-            row["token_ids"] = list(completion.token_ids)
-            lines.append(json.dumps(row | {"crc": checksum(row)}))
-        data = ("\n".join(lines) + "\n").encode()
+        data = "".join(line(prompt, index, done) for index, done in enumerate(completions, start)).encode()
         while data:
             data = data[os.write(self.file, data) :]
 

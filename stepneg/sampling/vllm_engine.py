@@ -84,6 +84,9 @@ class VLLMEngine:
                     del missing[numbers[place]]
                     yield numbers[place], completions
                 return
+            except GeneratorExit:
+                close(self)  # what it still sends would answer the next call
+                raise
             except EngineDied as error:
                 close(self)
                 if attempt == RESTARTS:
@@ -96,13 +99,10 @@ class Worker:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        keep = {k: v for k, v in os.environ.items() if k not in LAUNCHER and not k.startswith(LAUNCHER_PREFIXES)}
-        quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        own = {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TOKENIZERS_PARALLELISM": "false"}
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "stepneg.sampling.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=quiet | keep | own,
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if "STEPNEG_ENGINE_LOG" in os.environ else subprocess.DEVNULL,
             stderr=None if "STEPNEG_ENGINE_LOG" in os.environ else subprocess.DEVNULL,
@@ -161,6 +161,14 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.pipe.close()
+
+
+def environment() -> dict[str, str]:
+    """The environment of an engine: this process's, without what its launcher says of it."""
+    keep = {k: v for k, v in os.environ.items() if k not in LAUNCHER and not k.startswith(LAUNCHER_PREFIXES)}
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    own = {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TOKENIZERS_PARALLELISM": "false"}
+    return quiet | keep | own
 
 
 WORKERS: dict[VLLMEngine, Worker] = {}

@@ -106,23 +106,22 @@ class Server:
         return float((torch.tensor(found) - expected).abs().mean())
 
     def generate(self, pipe: Connection, requests: list[list[Any]], decoding: dict[str, Any]) -> None:
-        """Send each request's completions as it finishes."""
+        """Send each request's completions as it finishes.
+
+        The engine holds what it can decode together and as much again: it never lacks work, and a queue of any length
+        takes neither its memory nor the time before the first step.
+        """
         assert self.llm is not None
         engine = self.llm.llm_engine
-        for index, (prompt_ids, n, seed, start) in enumerate(requests):
-            params = vllm.SamplingParams(
-                n=n,
-                temperature=decoding["temperature"],
-                top_p=decoding["top_p"],
-                max_tokens=decoding["max_tokens"],
-                seed=seed + start,  # vLLM draws the i-th of n with seed + i
-                stop_token_ids=self.stop_ids,
-                logprobs=0,
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            engine.add_request(str(index), TokensPrompt(prompt_token_ids=prompt_ids), params)
-        while engine.has_unfinished_requests():
+        most = 2 * engine.vllm_config.scheduler_config.max_num_seqs
+        rest = iter(enumerate(requests))
+        while True:
+            while engine.get_num_unfinished_requests() < most and (item := next(rest, None)) is not None:
+                index, (prompt_ids, n, seed, start) = item
+                params = sampling_params(n, seed + start, decoding, self.stop_ids)
+                engine.add_request(str(index), TokensPrompt(prompt_token_ids=prompt_ids), params)
+            if not engine.has_unfinished_requests():
+                break
             for output in engine.step():
                 if not output.finished:
                     continue
@@ -132,6 +131,22 @@ class Server:
                 ]
                 send(pipe, {"index": int(output.request_id), "completions": completions})
         send(pipe, {"done": True})
+
+
+def sampling_params(n: int, seed: int, decoding: dict[str, Any], stop_ids: list[int]) -> vllm.SamplingParams:
+    """``n`` samples, of which vLLM draws the i-th with ``seed + i``."""
+    return vllm.SamplingParams(
+        n=n,
+        temperature=decoding["temperature"],
+        top_p=decoding["top_p"],
+        max_tokens=decoding["max_tokens"],
+        seed=seed,
+        stop_token_ids=stop_ids,
+        logprobs=0,
+        flat_logprobs=True,  # no object a token
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 def stop_ids(policy: str, config: Any) -> list[int]:

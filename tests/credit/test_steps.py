@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from stepneg.credit.steps import FORMULA, line_ends, math_ends, merge_steps, split_steps, token_texts
+from stepneg.credit.steps import FORMULA, join_shortest, line_ends, math_ends, merge_steps, split_steps, token_texts
 
 SOLUTION = "Mia starts with 12 coins.\n\nTom finds 5: 12 + 5 = 17.\n\nZoe sells 6: 17 - 6 = 11.\n\n#### 11"
 NAMES = "Ann Ben Carl Dora Eva Finn Gus Hope Ivy Jon Kim Leo Mia Ned Olaf Pam Quinn Ray Sue Tom Una Vic Xia Zoe".split()
@@ -336,3 +336,13 @@ def test_the_math_rule_on_tokens(kind: str) -> None:
     steps = steps_of(kind, ids, split_steps(ids, decode_of(kind), "math"))
     assert "".join(steps).strip() == decode_of(kind)(ids).strip()
     assert 3 <= len(steps) <= 5
+
+
+@given(st.lists(st.integers(0, 5) | st.just(float("inf")), max_size=40))
+def test_the_shortest_neighbours_are_joined_first(lengths: list[float]) -> None:
+    steps = list(enumerate(lengths, 1))
+    joined = join_shortest(steps)
+    while len(steps) > 9:
+        i = min(range(len(steps) - 1), key=lambda i: steps[i][1] + steps[i + 1][1])
+        steps[i : i + 2] = [(steps[i + 1][0], steps[i][1] + steps[i + 1][1])]
+    assert joined == [end for end, _ in steps]

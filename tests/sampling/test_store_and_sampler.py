@@ -14,8 +14,18 @@ from hypothesis import strategies as st
 
 from stepneg.errors import InputError
 from stepneg.sampling.engine import Completion, Decoding
-from stepneg.sampling.sampler import request_seed, sample
-from stepneg.sampling.store import SampleStore, Writer, fingerprint_policy, prompt_key, rows_of
+from stepneg.sampling.sampler import Draws, request_seed, sample
+from stepneg.sampling.store import (
+    Sampler,
+    SampleStore,
+    Writer,
+    checksum,
+    fingerprint_policy,
+    line,
+    prompt_key,
+    read_line,
+    rows_of,
+)
 from tests.sampling.fake import FakeEngine
 
 PROMPTS = [(5, 6, 7), (8,), (9, 10)]
@@ -143,6 +153,62 @@ def test_two_writers_at_once_count_each_sample_once(tmp_path, tiny):
         one.add("k", 0, [Completion((3,), -1.0, "stop")])
         two.add("k", 0, [Completion((3,), -1.0, "stop"), Completion((4,), -1.0, "stop")])
     assert {i: c.token_ids for i, c in sampler.read({"k"})["k"].items()} == {0: (3,), 1: (4,)}
+
+
+def test_rows_come_one_by_one_each_once(tmp_path):
+    folder = SampleStore(tmp_path).root
+    one, other = prompt_key((1,)), prompt_key((2,))
+    with Writer(folder) as writer:
+        writer.add(one, 0, [Completion((i,), -0.5, "stop") for i in range(20)])
+        writer.add(other, 3, [Completion((7, 8), -1e-7, "length")])
+    with Writer(folder) as writer:
+        writer.add(one, 5, [Completion((i + 5,), -0.5, "stop") for i in range(20)])
+    rows = list(Sampler(folder).rows())
+    assert sorted((prompt, index) for prompt, index, _ in rows) == sorted([*((one, i) for i in range(25)), (other, 3)])
+    assert all(completion.token_ids == (index,) for prompt, index, completion in rows if prompt == one)
+    assert list(Sampler(folder).rows({other})) == [(other, 3, Completion((7, 8), -1e-7, "length"))]
+    assert list(Sampler(folder).rows(set())) == []
+
+
+@given(
+    ids=st.lists(st.integers(0, 10**6)),
+    logprob=st.floats(max_value=0) | st.just(float("-inf")) | st.just(float("nan")),
+    reason=st.sampled_from(["stop", "length", 'a "reason"\\', "\n"]),
+    index=st.integers(0, 10**6),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_line_is_a_row_with_its_checksum(ids, logprob, reason, index):
+    written = line(prompt_key((1,)), index, Completion(tuple(ids), logprob, reason)).encode()
+    row = json.loads(written)
+    assert row["crc"] == checksum(row)
+    assert json.dumps(row) + "\n" == written.decode()
+    assert repr(read_line(written)) == repr(row)
+    assert (row["token_ids"], row["index"], row["finish_reason"]) == (ids, index, reason)
+    assert read_line(written[:-1]) is None
+    assert read_line(written.replace(b'"index": ', b'"index": 1')) is None
+
+
+def test_json_that_was_written_otherwise_is_read(tmp_path):
+    shard, _ = filled(tmp_path)
+    rows = list(rows_of(shard))
+    shard.write_text("".join(json.dumps(dict(sorted(row.items())), separators=(",", ":")) + "\n" for row in rows))
+    assert list(rows_of(shard)) == rows
+    assert list(rows_of(shard, {rows[0]["prompt"]})) == rows
+    assert list(rows_of(shard, {"other"})) == []
+    shard.write_text("[]\n1\nnull\n{}\n\n" + json.dumps(rows[0]) + "\n")
+    assert list(rows_of(shard)) == rows[:1]
+
+
+def test_prompts_are_handed_on_while_the_engine_draws(tmp_path, tiny):
+    draw(tmp_path, tiny, 2, prompts=PROMPTS[:1])
+    engine = FakeEngine()
+    draws = Draws(engine, SampleStore(tmp_path), tiny, DECODING, 0)
+    drawn = {}
+    for prompt, completions in draws.finished(dict.fromkeys(PROMPTS, 2)):
+        drawn[prompt] = engine.drawn
+        assert completions == draw(tmp_path / "other", tiny, 2).completions[prompt]
+    assert drawn == {PROMPTS[2]: 2, PROMPTS[1]: 4, PROMPTS[0]: 4}  # the fake engine ends with the first request
+    assert draws.drawn == 4
 
 
 def test_a_prompt_without_room_is_refused(tmp_path, tiny):

@@ -106,6 +106,24 @@ def test_a_killed_engine_is_replaced_and_nothing_is_missing(prompts):
     ]
 
 
+def test_more_requests_than_the_engine_holds_are_the_same_samples(prompts):
+    short = Decoding(1.0, 1.0, 8)
+    many = generate([Request(p, 60, 100 + i) for i, p in enumerate(prompts)], short)  # 720; it holds 512
+    few = generate([Request(p, 4, 100 + i) for i, p in enumerate(prompts)], short)
+    assert [[c.token_ids for c in found[:4]] for found in many] == [[c.token_ids for c in found] for found in few]
+    assert [len(found) for found in many] == [60] * len(prompts)
+
+
+def test_a_call_left_halfway_does_not_answer_the_next(prompts):
+    requests = [Request(p, 2, 9) for p in prompts]
+    ENGINE.load(BASE)
+    for _ in ENGINE.generate(requests, SAMPLED):
+        break
+    again = generate([Request(prompts[0], 1, 0)], GREEDY)
+    assert [c.token_ids for c in again[0]] == [c.token_ids for c in generate([Request(prompts[0], 1, 0)], GREEDY)[0]]
+    assert len(again) == 1
+
+
 ORPHAN = """
 import sys, time
 from pathlib import Path
