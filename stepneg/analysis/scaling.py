@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from stepneg.analysis.paired import read_evaluated
 from stepneg.analysis.report import read_run
@@ -198,36 +198,34 @@ def plot(table: pd.DataFrame, baseline: str) -> Figure:
     a, b = curve(table, baseline)
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.subplots()
-    for colour, method in zip(LINES * 9, dict.fromkeys(table["method"]), strict=False):
+    marked: list[tuple[float, float, float, str]] = []  # error, where the baseline has it, factor, colour
+    looks = [(colour, line) for line in ("-o", "-.s", "--^") for colour in LINES] * 9
+    for (colour, line), method in zip(looks, dict.fromkeys(table["method"]), strict=False):
         rows = table[(table["method"] == method) & (table["size"] > 0)].sort_values("size")
         overall = table[(table["method"] == method) & (table["size"] == 0)]
         label = method if overall.empty else f"{method}: {overall['factor'].iloc[0]:.2g}x"
         x = rows["size"].to_numpy()
-        axes.plot(x, rows["error"], "o-", color=colour, label=label, markersize=4)
-        axes.fill_between(x, rows["error_low"], rows["error_high"], color=colour, alpha=0.12)
+        axes.plot(x, rows["error"], line, color=colour, label=label, markersize=4)
+        axes.fill_between(x, rows["error_low"], rows["error_high"], color=colour, alpha=0.12, linewidth=0)
         last = rows.iloc[-1]
         if method != baseline and np.isfinite(last["factor"]):  # from the method's last point to the baseline's curve
-            place = (last["size"] * last["factor"], last["error"])
-            axes.plot([last["size"], place[0]], [place[1]] * 2, ":", color=colour, linewidth=1)
-            axes.annotate(
-                f"{last['factor']:.2g}x",
-                place,
-                (3, 0),
-                textcoords="offset points",
-                color=colour,
-                fontsize=7,
-                va="center",
-            )
+            marked.append((last["error"], last["size"] * last["factor"], last["factor"], colour))
+            axes.plot([last["size"], marked[-1][1]], [last["error"]] * 2, ":", color=colour, linewidth=1)
+    height = 0.0
+    for error, place, factor, colour in sorted(marked):
+        height = max(error, 1.075 * height)  # labels of near errors stand above each other
+        axes.text(1.05 * place, height, f"{factor:.2g}x", color=colour, fontsize=7, va="center")
     sizes = np.geomspace(table.loc[table["size"] > 0, "size"].min(), table["size"].max(), 50)
     axes.plot(sizes, a * sizes**-b, "--", color=LINES[0], linewidth=1, label=f"{a:.2g} D^-{b:.2g}")
     axes.set(xscale="log", yscale="log", xlabel="problems D", ylabel="error on held-out problems (greedy)")
     ticks = sorted(set(table.loc[table["size"] > 0, "size"]))
     axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.yaxis.set_minor_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
     return figure
 
 
