@@ -29,12 +29,14 @@ class StepValueTraces(L.Callback):
         if not (trainer.is_global_zero and isinstance(data, Prepared) and data.built and data.built.traces):
             return
         tokenizer = load_tokenizer(data.policy)
+        rollouts = getattr(data, "rollouts", None)
+        searched = rollouts is not None and rollouts.pit_error is not None
         folder = Path(trainer.default_root_dir) / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         for number, trace in enumerate(choose(data.built.traces, self.show)):
             bounds = zip((0, *trace.ends), trace.ends, strict=False)
             texts = [tokenizer.decode(trace.response_ids[a:b], skip_special_tokens=True) for a, b in bounds]
-            text, figure = describe(trace, texts, k=1)
+            text, figure = describe(trace, texts, k=1, searched=searched)
             figure.savefig(folder / f"trace-{number}.png", dpi=120)
             question = tokenizer.decode(trace.prompt_ids, skip_special_tokens=True)
             if isinstance(trainer.logger, TensorBoardLogger):

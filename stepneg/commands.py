@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonargparse
+from jsonargparse import ActionYesNo
 
 from stepneg.errors import InputError
 
@@ -67,7 +68,7 @@ def write_tables(config: jsonargparse.Namespace) -> None:
 
 
 def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentParser:
-    """The options that pipelines and sweeps share."""
+    """The options that chains share."""
     from stepneg.pipeline import Stage
 
     parser = jsonargparse.ArgumentParser(prog=f"stepneg {verb}", description=description, exit_on_error=False)
@@ -75,7 +76,9 @@ def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentPar
     parser.add_argument("--root", type=Path, required=True, help="run directory")
     parser.add_argument("--seeds", type=list[int], default=[0], help="each repeats the chain in ROOT/seed-N")
     parser.add_argument("--stages", type=list[Stage], required=True, help="name, config, args and verbs of each run")
-    parser.add_argument("--dry_run", type=bool, default=False, help="print the command line of each run, run nothing")
+    if verb != "estimate":  # which runs nothing as it is
+        said = "print the command line of each run, run nothing"
+        parser.add_argument("--dry_run", action=ActionYesNo, nargs="?", default=False, help=said)
     parser.add_argument("--args", type=dict[str, Any], default={}, help="further options of every fit and test")
     parser.add_argument(
         "--overlays",
@@ -135,6 +138,25 @@ def sweep_verb(argv: list[str]) -> None:
         print(scaling(config.root, config.baseline))
     else:
         print(f"part {config.part} is done; once all are, the same command without --part writes the tables")
+
+
+def estimate_verb(argv: list[str]) -> None:
+    """What a chain or a sweep will cost, from a short calibration, before it is run."""
+    from stepneg.pipeline import cells
+
+    parser = chain_parser("estimate", estimate_verb.__doc__)
+    parser.add_argument("--sizes", type=list[int] | None, default=None, help="training problems, as of a sweep")
+    parser.add_argument(
+        "--problems", type=int, default=32, help="of each stage's data that the calibration makes; evaluations take 4 x"
+    )
+    parser.add_argument("--steps", type=int, default=32, help="the most that the calibration trains")
+    for name in ("order", "baseline"):
+        parser.add_argument(f"--{name}", type=Any, default=None, help="what the chain's file says to the report")
+    config = parser.parse_args(argv)
+    from stepneg.estimate import estimate  # imports of seconds, which --help shall not wait for
+
+    repeat = cells(config.root, config.seeds, config.sizes, config.as_dict()["constants"])
+    print(estimate(folder_of(config), stages_of(config), repeat, config.problems, config.steps))
 
 
 def study_verb(module: str, name: str, argv: list[str]) -> None:
@@ -202,6 +224,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "init": init_verb,
     "pipeline": pipeline_verb,
     "sweep": sweep_verb,
+    "estimate": estimate_verb,
     "report": report_verb,
     "evaluate": evaluate_verb,
     "grade": grade_verb,
@@ -234,6 +257,7 @@ SUMMARIES = {
     "Experiments": {
         "pipeline": "a chain of fits and tests over seeds; done ones are skipped",
         "sweep": "the chain at several sizes, and which method needs how many problems",
+        "estimate": "what a chain or a sweep will cost, before it is run",
         "report": "one table and one plot over all tested runs below a directory",
         "compare": "two evaluations of the same problems, paired",
     },

@@ -56,7 +56,12 @@ class StepnegCLI(LightningCLI):
 
 def run(argv: list[str]) -> None:
     """Run a verb of LightningCLI."""
-    StepnegCLI(
+    cli(argv)
+
+
+def cli(argv: list[str], kind: type[StepnegCLI] = StepnegCLI, run: bool = True) -> StepnegCLI:
+    """The command-line interface that has run ``argv``; without ``run``, of options alone and only parsed."""
+    return kind(
         Policy,
         L.LightningDataModule,
         subclass_mode_data=True,
@@ -67,4 +72,5 @@ def run(argv: list[str]) -> None:
         seed_everything_default=0,
         parser_kwargs={"prog": "stepneg", "exit_on_error": False},
         args=argv,
+        run=run,
     )

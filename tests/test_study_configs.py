@@ -15,7 +15,7 @@ CHAINS = ("scaling", "positives", "spurious", "credit", "rounds")
 def lines(capsys: pytest.CaptureFixture[str], *configs: Path) -> list[list[str]]:
     """The command lines of the chain's first seed, without ``stepneg``."""
     verb = "sweep" if configs[0].stem == "scaling" else "pipeline"
-    main([verb, *(f"--config={c.relative_to(ROOT)}" for c in configs), "--dry_run=true", "--seeds=[0]"])
+    main([verb, *(f"--config={c.relative_to(ROOT)}" for c in configs), "--dry_run", "--seeds=[0]"])
     return [shlex.split(line)[1:] for line in capsys.readouterr().out.splitlines()]
 
 

@@ -6,7 +6,22 @@ from textwrap import shorten
 from matplotlib.figure import Figure
 
 from stepneg.credit.pairs import Trace
-from stepneg.credit.values import advantages, first_pit, step_values
+from stepneg.credit.values import Count, advantages, first_pit, step_values
+
+
+def search_texts(texts: Sequence[str], counts: Sequence[Count], pit: int | None) -> str:
+    """Markdown: a line a step with the rollouts behind it that a search for the pit saw. ``counts``: (n, c)_0..m."""
+    lines = ["| step | right / seen |", "|---|---|"]
+    for number, text in enumerate(texts, 1):
+        seen = f"{counts[number][1]} / {counts[number][0]}" if number < len(counts) else ""
+        mark = " **← first pit**" if number == pit else ""
+        lines.append(f"| {number} | {cell(text)}{mark} | {seen} |")
+    return "\n".join(lines)
+
+
+def cell(text: str) -> str:
+    """Text for a cell of a Markdown table."""
+    return text.strip().replace("|", "\\|")
 
 
 def step_texts(texts: Sequence[str], values: Sequence[float], pit: int | None) -> str:
@@ -17,11 +32,17 @@ def step_texts(texts: Sequence[str], values: Sequence[float], pit: int | None) -
         known = number < len(values)
         q, a = (f"{values[number]:.2f}", f"{gains[number - 1]:+.2f}") if known else ("", "")
         mark = " **← first pit**" if number == pit else ""
-        lines.append(f"| {number} | {text.strip().replace('|', chr(92) + '|')}{mark} | {q} | {a} |")
+        lines.append(f"| {number} | {cell(text)}{mark} | {q} | {a} |")
     return "\n".join(lines)
 
 
-def plot_values(texts: Sequence[str], values: Sequence[float], pit: int | None, title: str) -> Figure:
+def plot_values(
+    texts: Sequence[str],
+    values: Sequence[float],
+    pit: int | None,
+    title: str,
+    what: str = "step value Q (share of right continuations)",
+) -> Figure:
     """Q_i over the steps, the pit marked; steps beyond the valued ones are listed without a value."""
     figure = Figure(figsize=(8, 1.2 + 0.42 * (len(texts) + 1)), layout="constrained")
     axes = figure.subplots()
@@ -32,15 +53,26 @@ def plot_values(texts: Sequence[str], values: Sequence[float], pit: int | None, 
     axes.scatter(values, rows, c=colours, s=60, zorder=2)
     if pit is not None:
         axes.annotate("first pit", (values[pit], pit), xytext=(10, -14), textcoords="offset points", color="#D55E00")
-    axes.set(xlim=(-0.05, 1.05), ylim=(len(labels) - 0.5, -0.5), xlabel="step value Q (share of right continuations)")
+    axes.set(xlim=(-0.05, 1.05), ylim=(len(labels) - 0.5, -0.5), xlabel=what)
     axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)  # a policy's LaTeX need not parse
     axes.set_title(title, fontsize=9, parse_math=False)
     axes.grid(axis="x", alpha=0.3)
     return figure
 
 
-def describe(trace: Trace, texts: Sequence[str], k: int) -> tuple[str, Figure]:
-    """The text and the picture of a valued trace. ``texts``: its steps, decoded."""
+def describe(trace: Trace, texts: Sequence[str], k: int, searched: bool = False) -> tuple[str, Figure]:
+    """The text and the picture of a valued trace.
+
+    Args:
+        trace: with its counts.
+        texts: its steps, decoded.
+        k: of best-of-k values.
+        searched: the counts are of a search for the pit (:mod:`stepneg.credit.search`), which stops at the first right
+            rollout: they say where the pit is, and no values.
+    """
     values = step_values(trace.counts, k)
-    pit = first_pit(values)
-    return step_texts(texts, values, pit), plot_values(texts, values, pit, f"A wrong solution of {trace.problem_id}")
+    pit, title = first_pit(values), f"A wrong solution of {trace.problem_id}"
+    if not searched:
+        return step_texts(texts, values, pit), plot_values(texts, values, pit, title)
+    what = "share of right rollouts that the search saw (no values)"
+    return search_texts(texts, trace.counts, pit), plot_values(texts, values, pit, title, what)

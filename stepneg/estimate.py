@@ -1,0 +1,698 @@
+"""``stepneg estimate``: what a chain will cost, from a short calibration, before it is run.
+
+A small fit of the chain's first stage gives the speed of training and a policy that stands in for those that the chain
+will make. With it, and with policies that are there, the data and the evaluation of each stage are made of a few
+problems, by the code that will make them of all. Nothing is written outside a temporary folder.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import jsonargparse
+import lightning as L
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from stepneg.callbacks.evaluation import VLLMEvaluation
+from stepneg.costs import (
+    FORWARD,
+    HEADINGS,
+    Cost,
+    Draw,
+    Schedule,
+    Shape,
+    Speed,
+    computed_tokens,
+    fit_of,
+    in_time,
+    in_words,
+    speed,
+    trained_tokens,
+    training_flops,
+)
+from stepneg.data.prepared import Built, Prepared, read_built, write_built
+from stepneg.errors import InputError
+from stepneg.evaluation import evaluate
+from stepneg.fingerprint import fingerprint
+from stepneg.pipeline import OUTPUTS, Cell, Stage, Verb, arguments, is_done, runs, stage_fingerprint, texts_in
+from stepneg.policy_folder import load_tokenizer
+from stepneg.problems import Problem, ProblemSource
+from stepneg.sampling.engine import Completion, Decoding, Request
+from stepneg.sampling.store import SampleStore
+from stepneg.sampling.vllm_engine import VLLMEngine
+from stepneg.timing import SECONDS
+from stepneg.training import StepnegCLI, cli
+
+EVALUATED = 4  # problems of a calibrated evaluation for each one of calibrated data: the engine shall be busy
+
+
+class Unknown(Exception):
+    """Why a run's cost cannot be told."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of the chain: its cell, stage and verb, its command line, and whether it is done and unchanged."""
+
+    cell: Cell
+    stage: Stage
+    verb: Verb
+    argv: tuple[str, ...]
+    done: bool
+
+    @property
+    def home(self) -> Path:
+        """The run directory."""
+        return self.cell.home / self.stage.name
+
+
+def jobs_of(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell]) -> list[Job]:
+    """The runs of a chain in order. What starts from a run that is not done is not done either."""
+    jobs: list[Job] = []
+    changing: list[Path] = []
+    for cell, stage, verb in runs(list(stages), list(repeat)):
+        argv = arguments(stage, verb, cell, folder)
+        home = cell.home / stage.name
+        words = [Path(text) for word in argv for text in texts_in(word.split("=", 1)[-1])]
+        follows = any(path.is_relative_to(made) for path in words for made in changing if path != made)
+        output = home / OUTPUTS.get(verb, f"{verb}.csv")
+        done = not follows and is_done(home / f"{verb}.json", stage_fingerprint(argv), output)
+        if not done:
+            changing.append(home)
+        jobs.append(Job(cell, stage, verb, tuple(argv), done))
+    return jobs
+
+
+class Resolver(StepnegCLI):
+    """Parses the options of a fit or test and makes its data module and callbacks; no trainer, no model's weights."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """None is needed."""
+        return cast(L.Trainer, None)
+
+    def resolve(self, argv: Sequence[str]) -> jsonargparse.Namespace:
+        """The options of a command line, instantiated."""
+        return self.parser.instantiate_classes(self.parser.parse_args(options(argv)))
+
+
+def options(argv: Sequence[str]) -> list[str]:
+    """A stage's command line without its verb and without the checkpoint to go on from."""
+    return [word for word in argv[1:] if not word.startswith("--ckpt_path")]
+
+
+def spread(problems: Sequence[Problem], most: int) -> list[Problem]:
+    """At most so many problems, from all over a list that may be in the order of subjects."""
+    few = min(most, len(problems))
+    return [problems[i * len(problems) // few] for i in range(few)]
+
+
+@dataclass(frozen=True)
+class Few:
+    """A few problems of a source."""
+
+    source: ProblemSource
+    most: int
+
+    def load(self) -> list[Problem]:
+        """The problems."""
+        return spread(self.source.load(), self.most)
+
+
+class Meter:
+    """An engine that notes what it draws and how long that and the loading of policies takes."""
+
+    def __init__(self, engine: VLLMEngine) -> None:
+        self.engine = engine
+        self.draws: list[Draw] = []
+        self.loads: list[float] = []
+        self.policy: Path | None = None
+
+    def load(self, policy: Path) -> None:
+        """Serve this HF folder from now on."""
+        started = time.monotonic()
+        self.engine.load(policy)
+        if policy != self.policy:
+            self.loads.append(time.monotonic() - started)
+        self.policy = policy
+
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[int, list[Completion]]]:
+        """Completions of each request, with its index, as they finish."""
+        drawing, lengths, waited = iter(self.engine.generate(requests, decoding)), [], 0.0
+        while True:
+            started = time.monotonic()
+            item = next(drawing, None)
+            waited += time.monotonic() - started
+            if item is None:
+                break
+            lengths += [len(completion.token_ids) for completion in item[1]]
+            yield item
+        self.draws.append(Draw(tuple(lengths), waited))
+
+    def speed(self) -> Speed:
+        """From all draws."""
+        return speed(self.draws, self.engine.max_num_seqs)
+
+    @property
+    def start(self) -> float:
+        """Seconds until the first policy is served."""
+        return self.loads[0] if self.loads else 0.0
+
+    @property
+    def reload(self) -> float:
+        """Seconds until another policy is served."""
+        return sum(self.loads[1:]) / max(len(self.loads) - 1, 1)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the data or the evaluation of some problems took.
+
+    Attributes:
+        problems: how many.
+        data_tokens: of solutions and rollouts, whether drawn or in the store.
+        draws: what the engine drew.
+        other: seconds in which the engine was not waited for: grading, reference log-probabilities.
+        sample_bytes: added to the store.
+        run_bytes: written to the run directory.
+        built: the training data; None for an evaluation.
+    """
+
+    problems: int
+    data_tokens: float
+    draws: list[Draw]
+    other: float
+    sample_bytes: int
+    run_bytes: int
+    built: Built | None = None
+
+    def cost(self, problems: int, by: Speed | None) -> Cost:
+        """Of so many problems."""
+        factor = problems / self.problems
+        grown = [draw.grown(factor) for draw in self.draws]
+        return Cost(
+            data_tokens=factor * self.data_tokens,
+            drawn_tokens=factor * sum(draw.tokens for draw in self.draws),
+            sample_bytes=factor * self.sample_bytes,
+            run_bytes=factor * self.run_bytes,
+            seconds=factor * self.other + sum(by.seconds(draw) for draw in grown if by),
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the small fit measured.
+
+    Attributes:
+        start: the policy that it started from.
+        policy: what it made.
+        trainer: that made it.
+        tokens_per_second: computed in training.
+        overhead: seconds of a fit in which it neither trained, nor sampled, nor graded.
+        shape: of the model.
+        checkpoint_bytes: of its checkpoint.
+        policy_bytes: of the exported policy.
+        steps: of the optimiser.
+    """
+
+    start: Path
+    policy: Path
+    trainer: L.Trainer
+    tokens_per_second: float
+    overhead: float
+    shape: Shape
+    checkpoint_bytes: int
+    policy_bytes: int
+    steps: int
+
+
+def shape_of(policy: Path) -> Shape:
+    """The shape of an HF folder's model, without loading its weights."""
+    config = AutoConfig.from_pretrained(policy)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    weights = sum(p.numel() for p in model.parameters()) - (0 if head is embedding else embedding.numel())
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    return Shape(weights, config.num_hidden_layers, width)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def schedule_of(trainer: jsonargparse.Namespace, data: Prepared) -> Schedule:
+    """How Lightning limits a fit with these options.
+
+    Raises:
+        Unknown: validation is not by epochs.
+    """
+    if trainer.check_val_every_n_epoch is None:
+        raise Unknown("trainer.check_val_every_n_epoch is null; validations are estimated by epochs")
+    devices = trainer.devices
+    if isinstance(devices, list):
+        devices = len(devices)
+    elif not isinstance(devices, int) or devices < 1:  # auto, all
+        devices = max(1, torch.cuda.device_count())
+    epochs = trainer.max_epochs
+    if epochs is None:  # Lightning's own default
+        epochs = 1000 if trainer.max_steps == -1 else -1
+    validates = data.validation is not None and trainer.limit_val_batches != 0
+    interval = trainer.val_check_interval
+    return Schedule(
+        data.batch_size,
+        devices * trainer.num_nodes,
+        trainer.accumulate_grad_batches,
+        epochs,
+        trainer.max_steps,
+        trainer.check_val_every_n_epoch if validates else None,
+        1.0 if interval is None else interval,
+    )
+
+
+def evaluation_of(trainer: jsonargparse.Namespace) -> VLLMEvaluation | None:
+    """The evaluation callback among a trainer's, if there is one."""
+    given = trainer.callbacks or []
+    found = [c for c in (given if isinstance(given, list) else [given]) if isinstance(c, VLLMEvaluation)]
+    return found[0] if found else None
+
+
+@dataclass
+class Calibration:
+    """Measures what the jobs of a chain need, each thing once.
+
+    Args:
+        jobs: the chain's.
+        problems: of a stage's data that are made.
+        steps: of the small fit.
+        home: temporary folder.
+    """
+
+    jobs: list[Job]
+    problems: int
+    steps: int
+    home: Path
+    meters: dict[VLLMEngine, Meter] = field(init=False, default_factory=dict)
+    resolved: dict[tuple[int | None, int], jsonargparse.Namespace] = field(init=False, default_factory=dict)
+    samples: dict[str, Sample] = field(init=False, default_factory=dict)
+    counts: dict[int, int] = field(init=False, default_factory=dict)
+    passes: dict[int, float] = field(init=False, default_factory=dict)
+
+    @cached_property
+    def resolver(self) -> Resolver:
+        """The parser of fits and tests."""
+        argv = next(job.argv for job in self.jobs if job.verb in ("fit", "test"))
+        return cast(Resolver, cli(options(argv), Resolver, run=False))
+
+    def options(self, job: Job) -> jsonargparse.Namespace:
+        """The options of a job; the cells of one size, and fit and test, are alike and share them."""
+        key = (job.cell.size, id(job.stage))
+        if key not in self.resolved:
+            self.resolved[key] = self.resolver.resolve(job.argv)
+        return self.resolved[key]
+
+    @cached_property
+    def trained(self) -> Trained:
+        """A small fit of the first stage that can be fitted, through the command line as the chain's own.
+
+        Raises:
+            InputError: no stage can.
+        """
+        fits = [job for verb in ("fit", "test") for job in self.jobs if job.verb == verb]
+        lacks = [(job, lacking(self.options(job))) for job in fits if isinstance(self.options(job).data, Prepared)]
+        ready = [job for job, missing in lacks if not missing]
+        if not ready:
+            first = next((str(missing[0]) for _, missing in lacks), "what the chain fits")
+            raise InputError(
+                f"estimate: {first} is no policy folder yet, so that nothing can be calibrated; make it first, "
+                "or name one that is there (model.path, data.policy)"
+            )
+        root, few, store, metered = self.home / "fit", self.problems, self.home / "fit-samples", self.meter
+
+        class Small(StepnegCLI):
+            """On a few problems, with a store of its own."""
+
+            def before_fit(self) -> None:
+                if hasattr(data := self.datamodule, "rollouts"):
+                    data.problems = Few(data.problems, few)
+                    data.rollouts = replace(data.rollouts, engine=metered(data.rollouts.engine), store=store)
+
+        own = {"trainer.default_root_dir": root, "trainer.max_steps": self.steps, "trainer.limit_val_batches": 0}
+        own |= {"trainer.num_sanity_val_steps": 0, "trainer.enable_progress_bar": "false"}
+        argv = ["fit", *options(ready[0].argv), *(f"--{key}={value}" for key, value in own.items())]
+        before, started = SECONDS.copy(), time.monotonic()
+        done = cli(argv, Small)
+        total = time.monotonic() - started
+        data, trainer = done.datamodule, done.trainer
+        assert isinstance(data, Prepared)
+        assert data.built is not None
+        spent = next(c for c in trainer.callbacks if type(c).__name__ == "Throughput")  # type: ignore[attr-defined]
+        examples = data.built.examples
+        computed = spent.tokens * computed_tokens(examples, data.packed) / trained_tokens(examples)
+        training = spent.spent["training"]
+        elsewhere = sum(SECONDS[what] - before[what] for what in SECONDS)
+        start = start_of(self.options(ready[0]))
+        return Trained(
+            start,
+            root / "last",
+            trainer,
+            computed / max(training, 1e-9),
+            max(0.0, total - training - elsewhere),
+            shape_of(start),
+            size_of(root / "checkpoints"),
+            size_of(root / "last"),
+            trainer.global_step,
+        )
+
+    def stand_in(self, policy: Path) -> Path:
+        """The policy that is sampled in the place of one.
+
+        Itself if the chain does not make it; else one that a done fit of the chain made, or the small fit's.
+
+        Raises:
+            Unknown: it is not there, and the chain does not make it.
+        """
+        if not any(policy.is_relative_to(job.cell.home) for job in self.jobs):
+            if not (policy / "config.json").is_file():
+                raise Unknown(f"{policy} is no policy folder")
+            return policy
+        done = [job.home / "last" for job in self.jobs if job.verb == "fit" and job.done]
+        return done[0] if done else self.trained.policy
+
+    def meter(self, engine: VLLMEngine) -> Meter:
+        """The meter of an engine's options."""
+        return self.meters.setdefault(engine, Meter(engine))
+
+    def load_another(self) -> None:
+        """Have each engine that served one policy only load another, to see how long that takes."""
+        for meter in self.meters.values():
+            if len(meter.loads) == 1:
+                meter.load(next(p for p in (self.trained.policy, self.trained.start) if p != meter.policy))
+
+    def count(self, source: Any) -> int:
+        """How many problems a source (or a data module) holds."""
+        if id(source) not in self.counts:
+            problems = source.load_problems() if isinstance(source, Prepared) else source.load()
+            self.counts[id(source)] = len(problems)
+        return self.counts[id(source)]
+
+    def data(self, job: Job) -> Sample:
+        """The training data of a few problems."""
+        given = self.options(job).data
+        rollouts = getattr(given, "rollouts", None)
+        key = fingerprint(job.stage.name, type(given).__name__, given.settings(), given.template)
+        wanted = min(self.problems, self.count(given))
+        if key in self.samples and self.samples[key].problems >= wanted:
+            return self.samples[key]
+        data = copy(given)
+        data.policy = self.stand_in(given.policy)
+        data.trainer = self.trained.trainer
+        problems = spread(given.load_problems(), self.problems)
+        store, meter = self.home / "samples" / fingerprint(str(given.policy)), None
+        if rollouts is not None:
+            meter = self.meter(rollouts.engine)
+            data.rollouts = replace(rollouts, engine=meter, store=store)
+        first, bytes_before = len(meter.draws) if meter else 0, size_of(store)
+        with Other() as other:
+            built = data.build(problems, load_tokenizer(data.policy))
+        file = self.home / "data" / key / "examples.jsonl"
+        write_built(built, file)
+        tokens = float(built.facts.get("sampled_tokens", 0))
+        draws = meter.draws[first:] if meter else []
+        found = Sample(
+            len(problems),
+            tokens,
+            draws,
+            other.seconds,
+            size_of(store) - bytes_before,
+            size_of(file.parent),
+            read_built(file),
+        )
+        self.samples[key] = found
+        return found
+
+    def evaluation(self, policy: Path, job: Job, stage: str) -> Sample:
+        """The evaluation of a few problems."""
+        callback = evaluation_of(self.options(job).trainer)
+        assert callback is not None
+        source, template = callback.sources[stage], self.options(job).data.template
+        assert source is not None
+        stand_in = self.stand_in(policy)
+        settings = (callback.engine, callback.k, callback.sampled, callback.form, template)
+        key = fingerprint("evaluation", str(stand_in), settings, type(source).__name__)
+        if key in self.samples:
+            return self.samples[key]
+        problems = spread(source.load(), EVALUATED * self.problems)
+        store, meter = SampleStore(self.home / "samples" / key), self.meter(callback.engine)
+        first = len(meter.draws)
+        with Other() as other:
+            result = evaluate(
+                meter, store, stand_in, load_tokenizer(stand_in), problems, template, callback.form, callback.k,
+                callback.sampled, callback.seed,
+            )  # fmt: skip
+            result.write(self.home / "evaluation" / key / "test.json")
+        written = size_of(self.home / "evaluation" / key)
+        found = Sample(len(problems), 0.0, meter.draws[first:], other.seconds, size_of(store.root), written)
+        return self.samples.setdefault(key, found)
+
+    def measure(self, job: Job) -> None:
+        """All that :meth:`cost` needs of a job.
+
+        Raises:
+            Unknown: what it needs is not there.
+        """
+        if job.verb not in ("fit", "test"):
+            raise Unknown(f"`{job.verb}` is not estimated")
+        given = self.options(job)
+        if not isinstance(given.data, Prepared):
+            raise Unknown(f"{type(given.data).__name__} is not estimated")
+        callback = evaluation_of(given.trainer)
+        try:
+            self.held_out(job)
+            if job.verb == "fit":
+                self.data(job)
+                self.count(given.data)
+                if callback and callback.sources["validation"] and self.fit(job)[1].validations:
+                    self.evaluation(job.home / "last", job, "validation")
+            elif callback and callback.sources["test"]:
+                self.evaluation(tested(job, given), job, "test")
+        except (InputError, OSError) as error:
+            raise Unknown(" ".join(str(error).split())) from error
+
+    def fit(self, job: Job) -> tuple[int, Any]:
+        """Examples and course of a fit."""
+        given, sample = self.options(job), self.data(job)
+        assert sample.built is not None
+        rows = round(len(sample.built.examples) * self.count(given.data) / sample.problems)
+        return rows, fit_of(rows, schedule_of(given.trainer, given.data))
+
+    def held_out(self, job: Job) -> float:
+        """Seconds of one pass over the held-out solutions."""
+        data = self.options(job).data
+        if data.validation is None or self.options(job).trainer.limit_val_batches == 0:
+            return 0.0
+        if id(data) not in self.passes:
+            other = copy(data)
+            other.policy = self.trained.policy
+            few = spread(data.validation.load(), self.problems)
+            examples = other.teacher_examples(few, load_tokenizer(other.policy))
+            tokens = trained_tokens(examples) / max(len(few), 1) * self.count(data.validation)
+            self.passes[id(data)] = FORWARD * tokens / self.trained.tokens_per_second
+        return self.passes[id(data)]
+
+    def cost(self, job: Job, served: dict[VLLMEngine, str]) -> Cost:
+        """What a job costs that :meth:`measure` has seen.
+
+        Args:
+            job: a fit or a test.
+            served: which policy an engine serves; an entry is changed as the job goes on.
+        """
+        given = self.options(job)
+        callback = evaluation_of(given.trainer)
+        total = Cost(seconds=self.trained.overhead)
+
+        def drawn(engine: VLLMEngine, policy: str, sample: Sample, problems: int) -> Cost:
+            meter = self.meter(engine)
+            load = 0.0
+            if sample.draws and served.get(engine) != policy:
+                load = meter.reload if engine in served else meter.start
+                served[engine] = policy
+            return sample.cost(problems, meter.speed()) + Cost(seconds=load)
+
+        if job.verb == "test":
+            total += Cost(seconds=self.held_out(job))
+            if callback and (source := callback.sources["test"]):
+                policy = tested(job, given)
+                sample = self.evaluation(policy, job, "test")
+                total += drawn(callback.engine, str(policy), sample, self.count(source))
+                total += Cost(run_bytes=self.trained.policy_bytes)
+            return total
+        sample, problems = self.data(job), self.count(given.data)
+        assert sample.built is not None
+        if rollouts := getattr(given.data, "rollouts", None):
+            total += drawn(rollouts.engine, str(given.data.policy), sample, problems)
+        else:
+            total += sample.cost(problems, None)
+        examples, (_, fit) = sample.built.examples, self.fit(job)
+        share = fit.examples / max(len(examples), 1)
+        tokens = share * trained_tokens(examples)
+        length = trained_tokens(examples) / max(sum(map(len, examples)), 1)
+        seconds = share * computed_tokens(examples, given.data.packed) / self.trained.tokens_per_second
+        total += Cost(
+            trained_tokens=tokens,
+            flops=training_flops(self.trained.shape, tokens, length),
+            run_bytes=self.trained.checkpoint_bytes + self.trained.policy_bytes,
+            seconds=seconds + fit.validations * self.held_out(job) if fit.validations else seconds,
+        )
+        if callback and fit.validations and (source := callback.sources["validation"]):
+            found = self.evaluation(job.home / "last", job, "validation")
+            for number in range(1, fit.validations + 1):
+                last = number == fit.validations and fit.ends_validated
+                policy_now = str(job.home / "last") if last else f"{job.home}, validation {number}"
+                total += drawn(callback.engine, policy_now, found, self.count(source))
+        return total
+
+
+def tested(job: Job, given: jsonargparse.Namespace) -> Path:
+    """The policy that a test evaluates."""
+    if "fit" in job.stage.verbs:
+        return job.home / "last"
+    return start_of(given)
+
+
+def start_of(given: jsonargparse.Namespace) -> Path:
+    """The policy that a fit starts from."""
+    return Path(given.model.path or given.data.policy)
+
+
+def lacking(given: jsonargparse.Namespace) -> list[Path]:
+    """The policies of a fit that are not there."""
+    return [path for path in (start_of(given), given.data.policy) if not (path / "config.json").is_file()]
+
+
+class Other:
+    """The seconds of a block, without those in which the engine was waited for."""
+
+    def __enter__(self) -> "Other":
+        self.started, self.before = time.monotonic(), SECONDS["sampling"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = max(0.0, time.monotonic() - self.started - (SECONDS["sampling"] - self.before))
+
+
+def estimates(
+    folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell], problems: int, steps: int
+) -> tuple[list[tuple[Job, Cost | str]], list[str]]:
+    """The cost of each job, ``done`` or why it is unknown; and what was measured and assumed.
+
+    Args:
+        folder: where the stages' configuration files are.
+        stages: the chain.
+        repeat: its cells; those of the same size are calibrated once.
+        problems: of each stage's data that are made for the calibration.
+        steps: the most that the calibration trains.
+
+    Raises:
+        InputError: the policy that the chain starts from is not there.
+    """
+    if problems < 1 or steps < 1:
+        raise InputError(f"estimate: problems is {problems}, steps {steps}; give at least 1 of each")
+    started = time.monotonic()
+    jobs = jobs_of(folder, stages, repeat)
+    with tempfile.TemporaryDirectory(prefix="stepneg-estimate-") as home:
+        calibration = Calibration(jobs, problems, steps, Path(home))
+        unknown: dict[int, str] = {}
+        left = [job for job in jobs if not job.done and job.verb in ("fit", "test")]
+        if not left:
+            reasons = {True: "done", False: "not estimated"}
+            return [(job, reasons[job.done]) for job in jobs], []
+        calibration.trained  # noqa: B018  (measured first: the others use it)
+        for number, job in enumerate(jobs):
+            try:
+                if not job.done or samples_for_later(calibration, jobs[number:]):
+                    calibration.measure(job)
+            except Unknown as reason:
+                unknown[number] = str(reason)
+        calibration.load_another()
+        rows: list[tuple[Job, Cost | str]] = []
+        served: dict[VLLMEngine, str] = {}
+        for number, job in enumerate(jobs):
+            known = "done" if job.done else unknown.get(number)
+            rows.append((job, known or calibration.cost(job, served)))
+        return rows, notes(calibration, time.monotonic() - started)
+
+
+def samples_for_later(calibration: Calibration, jobs: Sequence[Job]) -> bool:
+    """Whether the samples of the first job, a fit that is done, are also those of a later fit that is not."""
+    first, *later = jobs
+    if first.verb != "fit" or not hasattr(calibration.options(first).data, "rollouts"):
+        return False
+    policy = calibration.options(first).data.policy
+    same = (job for job in later if job.cell == first.cell and job.verb == "fit" and not job.done)
+    return any(getattr(calibration.options(job).data, "policy", None) == policy for job in same)
+
+
+def notes(calibration: Calibration, seconds: float) -> list[str]:
+    """What was measured, and what is assumed."""
+    trained, shape = calibration.trained, calibration.trained.shape
+    lines = [
+        f"Calibrated in {in_time(seconds)}: {trained.steps} training steps at {trained.tokens_per_second:,.0f} "
+        f"tokens/s, {trained.overhead:.1f} s for the rest of a fit or test."
+    ]
+    for meter in calibration.meters.values():
+        tokens, waited = sum(d.tokens for d in meter.draws), sum(d.seconds for d in meter.draws)
+        lines.append(
+            f"The engine starts in {meter.start:.0f} s, loads a policy in {meter.reload:.1f} s, draws "
+            f"{tokens / max(waited, 1e-9):,.0f} tokens/s."
+        )
+    made = next((job.home / "last" for job in calibration.jobs if job.verb == "fit"), None)
+    if made is not None:
+        like = calibration.stand_in(made)
+        which = f"that of those {trained.steps} steps" if like == trained.policy else str(like)
+        lines.append(f"Assumed: policies that the chain makes sample like {which}. Better ones leave fewer negatives.")
+    return [
+        *lines,
+        "Data tokens count as in the report; drawn ones leave out what an earlier run of the chain will have drawn.",
+        f"FLOPs: D (6 N + 6 L d T) for D tokens in rows of T; N = {shape.parameters:,} weights without the input "
+        f"embedding, L = {shape.layers} layers of width d = {shape.width}.",
+    ]
+
+
+def import_seconds() -> float:
+    """What a process of the command takes for its imports."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import stepneg.training, stepneg.analysis.report"], check=True)
+    return time.monotonic() - started
+
+
+def estimate(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell], problems: int, steps: int) -> str:
+    """The costs of a chain as a Markdown table and what they rest on; arguments of :func:`estimates`."""
+    with redirect_stdout(sys.stderr):  # Lightning's words; the table alone goes to standard output
+        rows, lines = estimates(folder, stages, repeat, problems, steps)
+    known = [cost for _, cost in rows if isinstance(cost, Cost)]
+    table: list[tuple[str, ...]] = [("cell", "stage", "verb", *HEADINGS)]
+    for job, cost in rows:
+        words = in_words(cost) if isinstance(cost, Cost) else [cost, *[""] * (len(HEADINGS) - 1)]
+        table.append((job.cell.name, job.stage.name, job.verb, *words))
+    if known:
+        process = Cost(seconds=import_seconds())
+        table.append(("", "the command", "", *in_words(process)))
+        table.append(("", "total", "", *in_words(sum(known, process))))
+    missing = [f"{job.stage.name}: {job.verb}" for job, cost in rows if isinstance(cost, str) and cost != "done"]
+    if missing:
+        lines.append(f"Not in the total: {', '.join(dict.fromkeys(missing))}.")
+    rule = "|---|---|---|" + "---:|" * len(HEADINGS)
+    first, *rest = (f"| {' | '.join(row)} |" for row in table)
+    return "\n".join([first, rule, *rest, "", *lines])
