@@ -1,7 +1,7 @@
 """Pairs a second and peak memory beside TRL's DPOTrainer: ``python -m benchmarks.pair_training``.
 
 Both train the same model on the same per-step pairs in the same order: the prompt and the worked solution of a real
-problem, and wrong solutions of real length that end behind their pit, eight a problem. Each side runs alone in a fresh
+problem, and wrong solutions of real length that end behind their pit. Each side runs alone in a fresh
 process, in alternating rounds; the ratio of each round gives the median and the spread. The losses of every step must
 agree. The wrong solutions are beginnings of other problems' solutions, so that they share nothing with each other:
 sampled ones share more. Needs the extra ``benchmark``.
@@ -36,11 +36,14 @@ from stepneg.objectives import DPO
 from stepneg.policy import batch_log_probs, load_model
 
 RESULTS = Path(__file__).with_name("results") / "pair_training.json"
-NEGATIVES, BETA = 8, 0.1
+BETA = 0.1
+# Wrong solutions of a problem in a row, and the chosen ones that take turns. The last: problems in any order, so that
+# no two pairs of a batch share one.
+SHARING = ((8, 1), (8, 4), (1, 1))
 
 
-def pairs(task: Task, problems: int, positives: int, seed: int) -> list[Example]:
-    """Per-step pairs, a problem's in a row; ``positives`` chosen solutions of real length take turns."""
+def pairs(task: Task, count: int, negatives: int, positives: int, seed: int) -> list[Example]:
+    """So many per-step pairs, a problem's in a row; ``positives`` chosen solutions of real length take turns."""
     encode = Encoder(task, seed)
     made: list[Example] = []
     for question, solution in encode.texts:
@@ -49,18 +52,23 @@ def pairs(task: Task, problems: int, positives: int, seed: int) -> list[Example]
             continue
         room = CONTEXT - len(prompt) - 1
         chosen = [right, *(encode(encode.rng.choice(encode.texts)[1])[:room] for _ in range(positives - 1))]
-        for i in range(NEGATIVES):
+        for i in range(negatives):
             lines = [line for line in encode.rng.choice(encode.texts)[1].split("\n") if line.strip()]
             wrong = encode("\n".join(lines[: encode.rng.randint(1, len(lines))]) + "\n")[:room]
             made.append((Row(prompt, (*chosen[i % positives], EOS)), Row(prompt, wrong)))
-        if len(made) == problems * NEGATIVES:
-            return made
-    raise ValueError(f"{task} has no {problems} problems of less than {CONTEXT} tokens")
+        if len(made) >= count:
+            return made[:count]
+    raise ValueError(f"{task} has no {count} pairs of less than {CONTEXT} tokens")
+
+
+def made_for(setting: Namespace) -> list[Example]:
+    """The pairs of a setting, the same in every process."""
+    return pairs(setting.task, setting.pairs, setting.negatives, setting.positives, 0)
 
 
 def stepneg_side(folder: Path, setting: Namespace) -> Found:
     """Reference log-probabilities once, then the fit."""
-    examples, before = pairs(setting.task, setting.problems, setting.positives, 0), resident()
+    examples, before = made_for(setting), resident()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(folder).eval().to(device)
     referenced: list[Example] = []
@@ -87,7 +95,7 @@ def trl_side(folder: Path, setting: Namespace) -> Found:
 
     rows = [
         {"prompt_ids": list(a.prompt_ids), "chosen_ids": list(a.response_ids), "rejected_ids": list(b.response_ids)}
-        for a, b in pairs(setting.task, setting.problems, setting.positives, 0)
+        for a, b in made_for(setting)
     ]
     options = {"beta": BETA, "max_length": None, "precompute_ref_log_probs": True}
     return train_trl(folder, rows, setting.batch, Given, DPOConfig, resident(), **options)
@@ -116,7 +124,7 @@ def tokens(made: list[dict[str, Any]]) -> dict[str, int]:
 
 def compare(setting: dict[str, Any], rounds: int, warm_up: int) -> Found:
     """The row of one setting."""
-    examples, size = pairs(setting["task"], setting["problems"], setting["positives"], 0), setting["batch"]
+    examples, size = made_for(Namespace(setting)), setting["batch"]
     made = [batched(examples[i : i + size], 0, packed=True) for i in range(0, len(examples), size)]
     work = sum(flops(batch, setting["width"], setting["layers"]) for batch in made[warm_up:])
     kinds = ("speed", "training_memory", "process_memory", "loss", "of_matmul")
@@ -135,32 +143,32 @@ def compare(setting: dict[str, Any], rounds: int, warm_up: int) -> Found:
         ratios["loss"].append(max(abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True)))
         ratios["of_matmul"].append(work / took["stepneg"] / ours["matmul"])
     return setting | tokens(made) | {
-        "pairs": len(examples), "pairs_per_second": {side: spread(rate) for side, rate in rates.items()},
+        "pairs_per_second": {side: spread(rate) for side, rate in rates.items()},
         **{name: spread(values) for name, values in ratios.items()}, "last_losses": found["trl"]["losses"][-2:],
     }  # fmt: skip
 
 
 def table(rows: list[Found]) -> str:
     """The rows in Markdown."""
-    lines = [
-        "| lengths | chosen solutions a problem | tokens in pairs | distinct | pairs a second, stepneg | TRL"
-        " | times as fast | memory for training | of the whole process | of a matrix product's speed |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    heads = [
+        "lengths", "wrong solutions a problem", "chosen ones", "tokens in pairs", "distinct", "pairs a second, stepneg",
+        "TRL", "times as fast", "memory for training", "of the whole process", "of a matrix product's speed",
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
     for row in rows:
         rate = row["pairs_per_second"]
-        lines.append(
-            f"| {row['task']} | {row['positives']} | {row['plain']:,} | {row['distinct']:,} | {rate['stepneg'][1]:.2f}"
-            f" | {rate['trl'][1]:.2f} | {in_words(row['speed'])} | {in_words(row['training_memory'])}"
-            f" | {in_words(row['process_memory'])} | {100 * row['of_matmul'][1]:.0f} % |"
-        )
+        cells = [
+            row["task"], row["negatives"], row["positives"], f"{row['plain']:,}", f"{row['distinct']:,}",
+            f"{rate['stepneg'][1]:.2f}", f"{rate['trl'][1]:.2f}", in_words(row["speed"]),
+            in_words(row["training_memory"]), in_words(row["process_memory"]), f"{100 * row['of_matmul'][1]:.0f} %",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     apart = max(row["loss"][2] for row in rows)
     return "\n".join([*lines, "", f"Largest difference of a step's losses: {apart:.0e}."])
 
 
 def main(
-    problems: int = 10,
-    positives: list[int] = [1, 4],  # noqa: B006
+    count: int = 48,
     tasks: list[Task] = ["gsm8k", "math"],  # noqa: B006
     batch: int = 16,
     width: int = 512,
@@ -172,8 +180,7 @@ def main(
     """Measure both sides and write results/pair_training.json.
 
     Args:
-        problems: of eight pairs each.
-        positives: distinct chosen solutions a problem.
+        count: pairs.
         tasks: whose lengths.
         batch: pairs a step.
         width: of the model.
@@ -182,8 +189,10 @@ def main(
         warm_up: steps that are not counted.
         out: the file.
     """
-    size = {"problems": problems, "batch": batch, "width": width, "layers": layers}
-    rows = [compare({"task": t, "positives": p, **size}, rounds, warm_up) for t in tasks for p in positives]
+    size = {"pairs": count, "batch": batch, "width": width, "layers": layers}
+    rows = [
+        compare({"task": t, "negatives": n, "positives": p, **size}, rounds, warm_up) for t in tasks for n, p in SHARING
+    ]
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"facts": machine(rounds=rounds), "rows": rows}, indent=1) + "\n")
     print(table(rows))
