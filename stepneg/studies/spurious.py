@@ -6,9 +6,11 @@ how well step advantages find steps that were made wrong on purpose.
 
 import json
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_precisio
 from transformers import PreTrainedTokenizerBase
 
 from stepneg.credit.pairs import Trace
-from stepneg.credit.steps import split_steps
+from stepneg.credit.steps import ENDS, Rule, split_steps
 from stepneg.credit.values import advantages, step_values
 from stepneg.data.rollouts import Generated, Rollouts
 from stepneg.data.rows import Row, collate, decode, encode_response
@@ -56,27 +58,38 @@ def gain(marked: Marked) -> float:
     return advantages(step_values(marked.trace.counts, 1))[marked.step - 1]
 
 
-def with_foreign_step(solutions: Mapping[str, str]) -> Inject:
-    """Puts a line of another problem's solution somewhere before the last line: useless, and the answer stays.
+def with_foreign_step(solutions: Mapping[str, str], rule: Rule = "line") -> Inject:
+    """Puts a step of another problem's solution somewhere before the last one: useless, and the answer stays.
 
     Args:
         solutions: of all problems, by id.
+        rule: what a step is.
     """
 
+    def whole(solution: str) -> str:
+        lines = solution.split("\n")
+        return "\n".join(line for line in lines if line.strip()) if rule == "line" else solution
+
     def inject(problem_id: str, solution: str, rng: random.Random) -> tuple[str, int] | None:
-        lines = [line for line in solution.split("\n") if line.strip()]
-        others = [of for name, of in solutions.items() if name != problem_id]
-        foreign = [line for line in rng.choice(others).split("\n") if line.strip()][:-1] if others else []
-        if len(lines) < 2 or not foreign:
+        own = whole(solution)
+        others = [whole(of) for name, of in solutions.items() if name != problem_id]
+        other = rng.choice(others) if others else ""
+        ends, bounds = ENDS[rule](own), (0, *ENDS[rule](other))
+        foreign = [other[start:end].strip() for start, end in pairwise(bounds)][:-1]
+        if len(ends) < 2 or not foreign:
             return None
-        place = rng.randrange(1, len(lines))
-        return "\n".join([*lines[:place], rng.choice(foreign), *lines[place:]]), place + 1
+        place = ends[rng.randrange(1, len(ends)) - 1]
+        step = rng.choice(foreign)
+        # A line ends with its newline, a sentence before the space behind it.
+        added = f"{step}\n" if own[:place].endswith("\n") else f" {step}"
+        text = own[:place] + added + own[place:]
+        return text, bisect_right(ENDS[rule](text), place) + 1
 
     return inject
 
 
-INJECT: dict[str, Callable[[Mapping[str, str]], Inject]] = {
-    "arithmetic": lambda solutions: lambda problem_id, solution, rng: with_spurious_step(solution, rng),
+INJECT: dict[str, Callable[[Mapping[str, str], Rule], Inject]] = {
+    "arithmetic": lambda solutions, rule: lambda problem_id, solution, rng: with_spurious_step(solution, rng),
     "foreign": with_foreign_step,
 }
 
@@ -179,7 +192,7 @@ def spurious(
         problems: what is solved, by class_path.
         rollouts: how the policy is sampled; ``rollouts.positives`` correct solutions a problem are valued.
         inject: the bad step: arithmetic takes a step of the generated task that should be skipped and goes on as
-            before; foreign inserts a line of another problem's solution.
+            before; foreign inserts a step of another problem's solution.
         threshold: a spurious solution has a step with at most this advantage.
         template: the prompt; {question} is replaced.
         seed: of the choices.
@@ -200,11 +213,16 @@ def spurious(
         )
     marked = injected(
         sets["originals"],
-        INJECT[inject]({p.id: p.solution for p in loaded if p.solution}),
+        INJECT[inject]({p.id: p.solution for p in loaded if p.solution}, rollouts.steps),
         rollouts,
         tokenizer,
         seed,
     )
+    if not marked:
+        raise InputError(
+            f"{policy}: none of {len(sets['originals'])} clean solutions can take a bad step ({inject}): it goes before"
+            " the last of two steps or more; sample more, or give problems with longer solutions"
+        )
     valued = Generated({})
     rollouts.value(policy, [m.trace for m in marked], {p.id: p.answer for p in loaded}, tokenizer, valued)
     # Injected solutions are correct, so all are valued to the end; several may share a response.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from stepneg.credit.pairs import Trace
-from stepneg.credit.steps import split_steps
+from stepneg.credit.steps import math_ends, split_steps
 from stepneg.data.rollouts import Generated, Rollouts
 from stepneg.data.rows import decode, encode_prompt, encode_response
 from stepneg.grading import grade
@@ -111,6 +111,19 @@ def test_the_others_answer_is_never_lent() -> None:
     assert all("9" not in inject("own", "a\nb\n#### 3", random.Random(seed))[0] for seed in range(20))
 
 
+def test_a_foreign_sentence_goes_between_sentences() -> None:
+    own = "The first side is $3.5$ long. The second one is four times as long. So the area is $\\boxed{49}$."
+    other = "Let $x$ be the number of apples. Then twice that is eight apples. The answer is $\\boxed{4}$."
+    inject = with_foreign_step({"own": own, "other": other}, "math")
+    for seed in range(20):
+        text, number = inject("own", own, random.Random(seed))
+        bounds = (0, *math_ends(text))
+        assert len(bounds) == 5
+        assert text[bounds[number - 1] : bounds[number]].strip() in other
+        assert text.replace(text[bounds[number - 1] : bounds[number]], "") == own
+        assert number < 4
+
+
 # --- sets
 
 
@@ -199,7 +212,7 @@ def test_the_marked_step_is_the_injected_one(kind: str, tokenizer: PreTrainedTok
     solutions = {p.id: p.solution for p in PROBLEMS}
     answers = {p.id: p.answer for p in PROBLEMS}
     traces = traces_of(tokenizer, solutions)
-    inject = INJECT[kind]({"other": "x = 1\n#### 9"})
+    inject = INJECT[kind]({"other": "x = 1\n#### 9"}, "line")
     rollouts = Rollouts(engine=FakeEngine(), store=tmp_path)
     found = injected(traces, inject, rollouts, tokenizer, 0)
     assert found == injected(traces[::-1], inject, rollouts, tokenizer, 0)[::-1]
@@ -228,7 +241,8 @@ def test_blank_lines_do_not_move_the_mark(tokenizer: PreTrainedTokenizerBase, tm
     (trace,) = traces_of(
         tokenizer, {PROBLEMS[0].id: "Mia finds 5: add.\n\n12 + 5 = 17\n\nMia admires 3: skip.\n\n#### 17"}
     )
-    (marked,) = injected([trace], INJECT["arithmetic"]({}), Rollouts(engine=FakeEngine(), store=tmp_path), tokenizer, 0)
+    rollouts = Rollouts(engine=FakeEngine(), store=tmp_path)
+    (marked,) = injected([trace], INJECT["arithmetic"]({}, "line"), rollouts, tokenizer, 0)
     assert marked.step == 3
     assert decode(tokenizer, step_row("injected", marked)["step"]).startswith("Mia admires 3: ")
 
