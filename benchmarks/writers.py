@@ -1,9 +1,9 @@
 """Many processes that append to one folder of the sample store at once: ``python -m benchmarks.writers``.
 
 As in a job array, each writer has prompts of its own and stores all samples of a prompt in one call. They start
-together; then one process reads everything back, each row held against what was written, and reads one writer's share,
-with the shards' lists of prompts and without them. All of it comes from the machine's page cache: what a disk or a
-network takes comes on top.
+together; then one process reads everything back, each row held against what was written, reads one writer's share, and
+looks for a prompt that nobody wrote, with the shards' lists of prompts and without them. All of it comes from the
+machine's page cache: what a disk or a network takes comes on top.
 """
 
 import json
@@ -13,6 +13,7 @@ import platform
 import random
 import tempfile
 import time
+from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,44 @@ def read_share(folder: Path, prompts: int) -> float:
     return seconds
 
 
+def look_past(folder: Path) -> float:
+    """Seconds to find that there is no sample of a prompt.
+
+    Raises:
+        RuntimeError: there is one.
+    """
+    begin = time.perf_counter()
+    found = Sampler(folder).read({prompt_key((-1,))})
+    seconds = time.perf_counter() - begin
+    if found:
+        raise RuntimeError("a prompt that nobody wrote has samples")
+    return seconds
+
+
+def hold(folder: Path, prompts: int, grown: "SimpleQueue[int]") -> None:
+    """Read the samples of the first writer's prompts and tell by how many bytes this process has grown."""
+    keys, before = keys_of(0, prompts), resident()
+    found = Sampler(folder).read(keys)
+    grown.put(resident() - before)
+    del found
+
+
+def held(folder: Path, prompts: int) -> int:
+    """Bytes that the samples of the first writer's prompts take in a process of their own, as in a fit's."""
+    context = multiprocessing.get_context("spawn")
+    grown: SimpleQueue[int] = context.SimpleQueue()
+    process = context.Process(target=hold, args=(folder, prompts, grown))
+    process.start()
+    size = grown.get()
+    process.join()
+    return size
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def measure(writers: int, prompts: int) -> Found:
     """One number of writers with so many prompts each."""
     with tempfile.TemporaryDirectory() as home:
@@ -118,9 +157,11 @@ def measure(writers: int, prompts: int) -> Found:
         row["list_bytes"] = sum(contents(shard).stat().st_size for shard in shards)
         row["read"] = read_all(folder, writers, prompts)
         row["share"] = read_share(folder, prompts)
+        row["held"] = held(folder, prompts)
+        row["past"] = look_past(folder)
         for shard in shards:
             contents(shard).unlink()
-        row["share_without_lists"] = read_share(folder, prompts)
+        row["past_without_lists"] = look_past(folder)
     return row
 
 
@@ -147,7 +188,10 @@ def main(
 
 
 def table(result: Found) -> str:
-    """The numbers of writers in Markdown; reading is in microseconds for each sample that the store holds."""
+    """The numbers of writers in Markdown.
+
+    Reading is in microseconds for each sample that the store holds, memory in bytes for each that was read.
+    """
     heads = (
         "writers",
         "samples",
@@ -156,12 +200,16 @@ def table(result: Found) -> str:
         "samples/s",
         "MB/s",
         "read all, µs",
-        "read a share, µs",
-        "no lists, µs",
+        "a share, µs",
+        "none, µs",
+        "none, without lists, µs",
+        "held, B",
     )
     lines = [f"| {' | '.join(heads)} |", "|" + "---:|" * len(heads)]
     for row in result["rows"]:
-        reading = (f"{1e6 * row[name] / row['samples']:.2f}" for name in ("read", "share", "share_without_lists"))
+        reading = (
+            f"{1e6 * row[name] / row['samples']:.3f}" for name in ("read", "share", "past", "past_without_lists")
+        )
         cells = [
             f"{row['writers']}",
             f"{row['samples']:,}",
@@ -170,6 +218,7 @@ def table(result: Found) -> str:
             f"{row['samples'] / row['write']:,.0f}",
             f"{row['bytes'] / row['write'] / 1e6:,.0f}",
             *reading,
+            f"{row['held'] / row['samples'] * row['writers']:,.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

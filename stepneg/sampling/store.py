@@ -14,7 +14,7 @@ import socket
 import uuid
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -128,6 +128,7 @@ class Sampler:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.ids: dict[int, int] = {}  # one object for each token id that is kept: a fifth of the memory
 
     def rows(self, prompts: Collection[str] | None = None) -> Iterator[tuple[str, int, Completion]]:
         """Prompt (by :func:`prompt_key`), index and completion of each sample, the first of equal keys only.
@@ -151,7 +152,8 @@ class Sampler:
         """Stored completions of the prompts (by :func:`prompt_key`), by index."""
         found: dict[str, dict[int, Completion]] = {}
         for prompt, index, completion in self.rows(prompts):
-            found.setdefault(prompt, {})[index] = completion
+            ids = tuple(map(self.ids.setdefault, completion.token_ids, completion.token_ids))
+            found.setdefault(prompt, {})[index] = replace(completion, token_ids=ids)
         return found
 
 

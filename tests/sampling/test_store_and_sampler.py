@@ -190,6 +190,14 @@ def test_a_line_is_a_row_with_its_checksum(ids, logprob, reason, index):
     assert read_line(written.replace(b'"index": ', b'"index": 1')) is None
 
 
+def test_samples_that_are_kept_share_their_token_ids(tmp_path):
+    with Writer(tmp_path) as writer:
+        writer.add("k", 0, [Completion((70_000, 80_000), -1.0, "stop"), Completion((80_000, 70_000), -1.0, "stop")])
+    found = Sampler(tmp_path).read({"k"})["k"]
+    assert [found[0].token_ids, found[1].token_ids] == [(70_000, 80_000), (80_000, 70_000)]
+    assert found[0].token_ids[0] is found[1].token_ids[1]
+
+
 def test_a_closed_shard_without_the_prompts_is_passed_over(tmp_path):
     shard, key = filled(tmp_path)
     assert json.loads(contents(shard).read_text()) == {"bytes": shard.stat().st_size, "prompts": [key]}
