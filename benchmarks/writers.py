@@ -42,35 +42,37 @@ def keys_of(number: int, prompts: int) -> list[str]:
     return [prompt_key((number, place)) for place in range(prompts)]
 
 
-def write(folder: Path, number: int, prompts: int, start: Barrier) -> None:
-    """Store ``SAMPLES`` samples of each prompt of a writer, once all writers are there."""
+def write(folder: Path, number: int, prompts: int, start: Barrier, times: "SimpleQueue[tuple[float, float]]") -> None:
+    """Store ``SAMPLES`` samples of each prompt of a writer, once all writers are there; tell begin and end."""
     drawn = pool(number) * (SAMPLES // POOL)
     keys = keys_of(number, prompts)
     start.wait()
+    begin = time.monotonic()
     with Writer(folder) as writer:
         for key in keys:
             writer.add(key, 0, drawn)
+    times.put((begin, time.monotonic()))
 
 
 def write_all(folder: Path, writers: int, prompts: int) -> float:
-    """Seconds from the common start to the end of the last writer.
+    """Seconds from the begin of the first writer to the end of the last.
 
     Raises:
         RuntimeError: a writer failed.
     """
     context = multiprocessing.get_context("fork")
-    start = context.Barrier(writers + 1)
-    processes = [context.Process(target=write, args=(folder, number, prompts, start)) for number in range(writers)]
+    start, times = context.Barrier(writers), context.SimpleQueue()
+    processes = [
+        context.Process(target=write, args=(folder, number, prompts, start, times)) for number in range(writers)
+    ]
     for process in processes:
         process.start()
-    start.wait()
-    begin = time.perf_counter()
     for process in processes:
         process.join()
-    seconds = time.perf_counter() - begin
     if any(process.exitcode for process in processes):
         raise RuntimeError(f"exit codes of the writers: {[process.exitcode for process in processes]}")
-    return seconds
+    begins, ends = zip(*(times.get() for _ in processes), strict=True)
+    return float(max(ends) - min(begins))
 
 
 def read_all(folder: Path, writers: int, prompts: int) -> float:
