@@ -92,6 +92,8 @@ def figures(model: Architecture, plan: Plan, measured: Found) -> Found:
         "rollout_hours": prefixes * plan.rollouts * plan.tokens / 2 / (engines * speed * SHARES[1]) / 3600,
         "store_bytes": total * each["bytes"],
         "list_bytes": total * each["list_bytes"],
+        "prefix_list_bytes": prefixes * each["list_bytes"] * writers.SAMPLES,
+        "prefix_look_up_seconds": prefixes * each["past"] * writers.SAMPLES,
         "files": 2 * engines + 1,  # a shard and a list for each engine, and meta.json
         "engine_samples": share,
         "engine_bytes": share * each["bytes"],
@@ -137,6 +139,8 @@ def table(result: Found) -> str:
         ("samples/s that were stored", f"{result['writers_rate']:,.0f}", "64 writers, 2 cores, one disk"),
         ("store", in_bytes(result["store_bytes"]), "measured bytes a sample"),
         ("lists of prompts", in_bytes(result["list_bytes"]), "measured"),
+        ("lists of the rollouts' prefixes", in_bytes(result["prefix_list_bytes"]), "measured bytes a prompt"),
+        ("reading those lists once", in_time(result["prefix_look_up_seconds"]), "measured seconds a prompt"),
         ("files in one folder", f"{result['files']:,}", "a shard and a list an engine"),
         ("an engine's shard", in_bytes(result["engine_bytes"]), ""),
         ("an engine's look-up", in_time(result["look_up_seconds"]), "all lists and its own shard"),
