@@ -206,6 +206,13 @@ def call(function: Callable[..., Any], argv: list[str], verb: str, positional: l
     return function(**{name: arguments[name] for name in inspect.signature(function).parameters})
 
 
+def memory_verb(argv: list[str]) -> None:
+    """What training a model takes of each GPU, whether it fits and with how many rows."""
+    from stepneg.memory import memory
+
+    print(call(memory, argv, "memory", ["model"]))
+
+
 def compare_verb(argv: list[str]) -> None:
     """Two evaluations of the same problems, paired."""
     from stepneg.analysis.paired import compare_files
@@ -229,6 +236,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": evaluate_verb,
     "grade": grade_verb,
     "compare": compare_verb,
+    "memory": memory_verb,
     **{name: partial(study_verb, module, name) for name, module in STUDIES.items()},
 }
 
@@ -258,6 +266,7 @@ SUMMARIES = {
         "pipeline": "a chain of fits and tests over seeds; done ones are skipped",
         "sweep": "the chain at several sizes, and which method needs how many problems",
         "estimate": "what a chain or a sweep will cost, before it is run",
+        "memory": "what training a model takes of each GPU, and what fits",
         "report": "one table and one plot over all tested runs below a directory",
         "compare": "two evaluations of the same problems, paired",
     },

@@ -2,7 +2,8 @@
 
 ``ROOT/SAMPLER/meta.json`` says what a sampler is (policy, decoding, seed); its samples are in JSONL shards beside it.
 Each writer appends to a shard of its own, a line a finished sample with a checksum; a line that is torn or damaged
-is not a sample. pandas and datasets open a shard as it is.
+is not a sample. pandas and datasets open a shard as it is. A shard that its writer has closed has a list of its prompts
+beside it, by which a reader of other prompts passes it over.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import socket
 import uuid
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -105,11 +106,29 @@ def read_line(data: bytes) -> dict[str, Any] | None:
         return None
 
 
+def contents(shard: Path) -> Path:
+    """Where a shard's list of prompts is."""
+    return shard.with_suffix(".prompts")
+
+
+def lacks(shard: Path, prompts: Collection[str]) -> bool:
+    """Whether a shard is known to hold none of the prompts; nothing is known of one that is not as its list says.
+
+    A damaged list can at worst have samples drawn again.
+    """
+    try:
+        said = json.loads(contents(shard).read_bytes())
+        return said["bytes"] == shard.stat().st_size and not any(prompt in prompts for prompt in said["prompts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 class Sampler:
     """The samples of one policy under one decoding and seed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.ids: dict[int, int] = {}  # one object for each token id that is kept: a fifth of the memory
 
     def rows(self, prompts: Collection[str] | None = None) -> Iterator[tuple[str, int, Completion]]:
         """Prompt (by :func:`prompt_key`), index and completion of each sample, the first of equal keys only.
@@ -120,7 +139,10 @@ class Sampler:
             prompts: only of these; None for all.
         """
         seen: dict[str, bytearray] = {}
+        prompts = None if prompts is None else set(prompts)
         for shard in sorted(self.folder.glob("*.jsonl")):
+            if prompts is not None and lacks(shard, prompts):
+                continue
             for row in rows_of(shard, prompts):
                 prompt, index = row["prompt"], row["index"]
                 if mark(seen.setdefault(prompt, bytearray()), index):
@@ -130,7 +152,8 @@ class Sampler:
         """Stored completions of the prompts (by :func:`prompt_key`), by index."""
         found: dict[str, dict[int, Completion]] = {}
         for prompt, index, completion in self.rows(prompts):
-            found.setdefault(prompt, {})[index] = completion
+            ids = tuple(map(self.ids.setdefault, completion.token_ids, completion.token_ids))
+            found.setdefault(prompt, {})[index] = replace(completion, token_ids=ids)
         return found
 
 
@@ -148,11 +171,13 @@ class Writer:
     """Appends samples to a shard of its own; a sample is safe once ``add`` returns."""
 
     def __init__(self, folder: Path) -> None:
-        name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-        self.file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self.shard = folder / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+        self.prompts: dict[str, None] = {}
+        self.file = os.open(self.shard, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def add(self, prompt: str, start: int, completions: Sequence[Completion]) -> None:
         """Append the completions ``start``, ``start + 1``, ... of a prompt in one write."""
+        self.prompts[prompt] = None  # before its rows: a list may name too many, never too few
         data = "".join(line(prompt, index, done) for index, done in enumerate(completions, start)).encode()
         while data:
             data = data[os.write(self.file, data) :]
@@ -162,7 +187,11 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         os.fsync(self.file)
+        said = {"bytes": os.fstat(self.file).st_size, "prompts": list(self.prompts)}
         os.close(self.file)
+        partial = self.shard.with_name(f".{self.shard.name}.prompts")
+        partial.write_text(json.dumps(said))
+        partial.replace(contents(self.shard))
 
 
 class SampleStore:

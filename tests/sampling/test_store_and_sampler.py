@@ -20,7 +20,9 @@ from stepneg.sampling.store import (
     SampleStore,
     Writer,
     checksum,
+    contents,
     fingerprint_policy,
+    lacks,
     line,
     prompt_key,
     read_line,
@@ -186,6 +188,47 @@ def test_a_line_is_a_row_with_its_checksum(ids, logprob, reason, index):
     assert (row["token_ids"], row["index"], row["finish_reason"]) == (ids, index, reason)
     assert read_line(written[:-1]) is None
     assert read_line(written.replace(b'"index": ', b'"index": 1')) is None
+
+
+def test_samples_that_are_kept_share_their_token_ids(tmp_path):
+    with Writer(tmp_path) as writer:
+        writer.add("k", 0, [Completion((70_000, 80_000), -1.0, "stop"), Completion((80_000, 70_000), -1.0, "stop")])
+    found = Sampler(tmp_path).read({"k"})["k"]
+    assert [found[0].token_ids, found[1].token_ids] == [(70_000, 80_000), (80_000, 70_000)]
+    assert found[0].token_ids[0] is found[1].token_ids[1]
+
+
+def test_a_closed_shard_without_the_prompts_is_passed_over(tmp_path):
+    shard, key = filled(tmp_path)
+    assert json.loads(contents(shard).read_text()) == {"bytes": shard.stat().st_size, "prompts": [key]}
+    assert (lacks(shard, {"other"}), lacks(shard, {"other", key}), lacks(shard, set())) == (True, False, True)
+    shard.write_bytes(shard.read_bytes().replace(key.encode(), b"k" * len(key)))  # as long: only the list knows
+    assert list(Sampler(tmp_path).rows({"k" * len(key)})) == []
+
+
+@pytest.mark.parametrize("list_", [None, "", "{", "[]", "{}", '{"bytes": "x", "prompts": []}', '{"bytes": 1}'])
+def test_a_shard_whose_list_is_missing_or_damaged_is_read(tmp_path, list_):
+    shard, key = filled(tmp_path)
+    contents(shard).unlink() if list_ is None else contents(shard).write_text(list_)
+    assert not lacks(shard, {"other"})
+    assert len(list(Sampler(tmp_path).rows({key}))) == 3
+
+
+def test_a_shard_that_is_longer_than_its_list_says_is_read(tmp_path):
+    shard, _ = filled(tmp_path)
+    late = prompt_key((9,))
+    with shard.open("a") as file:
+        file.write(line(late, 0, Completion((1,), -1.0, "stop")))
+    assert list(Sampler(tmp_path).rows({late})) == [(late, 0, Completion((1,), -1.0, "stop"))]
+
+
+def test_a_writer_that_is_open_or_was_killed_has_no_list(tmp_path):
+    writer = Writer(tmp_path)
+    writer.add(prompt_key((1,)), 0, [Completion((3,), -1.0, "stop")])
+    assert [file.suffix for file in tmp_path.iterdir()] == [".jsonl"]
+    assert len(list(Sampler(tmp_path).rows({prompt_key((1,))}))) == 1
+    writer.__exit__(None, None, None)
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".jsonl", ".prompts"]
 
 
 def test_json_that_was_written_otherwise_is_read(tmp_path):
