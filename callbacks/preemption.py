@@ -1,4 +1,4 @@
-"""Stop a fit behind a step when its time is over or its place is taken, so that it goes on from that very step."""
+"""A fit that ends early, because its time is over, its place is taken or its machine fails, goes on where it was."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM)  # Slurm's --signal, as Lightning's S
 
 
 class Preemption(L.Callback):
-    """On SIGUSR1 or SIGTERM: finish the optimiser's step, write ``last.ckpt``, end with exit code 128 + signal.
+    """Writes ``last.ckpt`` behind each epoch, and on SIGUSR1 or SIGTERM behind the step, to end with 128 + signal.
 
     Lightning's own handler saves wherever the signal finds the fit, within a step even, to an ``hpc_ckpt`` that
     ``--ckpt_path last`` does not look at and that any later run below the directory would restore. It leaves the signal
@@ -62,13 +62,12 @@ class Preemption(L.Callback):
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not (told and whole) or trainer.is_last_batch or trainer.global_step == trainer.max_steps:
             return
-        checkpoint = trainer.checkpoint_callback
-        assert isinstance(checkpoint, ModelCheckpoint)
-        assert checkpoint.dirpath is not None
-        file = Path(checkpoint.dirpath) / f"{checkpoint.CHECKPOINT_NAME_LAST}{checkpoint.FILE_EXTENSION}"
-        checkpoint.last_model_path = str(file)  # which the next process overwrites, and makes no last-v1
-        trainer.save_checkpoint(file)
+        save(trainer)
         raise SystemExit(128 + (self.received or signal.SIGUSR1))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save, which ModelCheckpoint with ``save_top_k: 0`` only does behind the last."""
+        save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """What is left is short and is not to be cut."""
@@ -79,3 +78,13 @@ class Preemption(L.Callback):
         if stage == "fit":
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+
+
+def save(trainer: L.Trainer) -> None:
+    """Write ``last.ckpt`` where ModelCheckpoint will."""
+    checkpoint = trainer.checkpoint_callback
+    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.dirpath is None or trainer.fast_dev_run:
+        return
+    file = Path(checkpoint.dirpath) / f"{checkpoint.CHECKPOINT_NAME_LAST}{checkpoint.FILE_EXTENSION}"
+    checkpoint.last_model_path = str(file)  # which it then overwrites, and makes no last-v1
+    trainer.save_checkpoint(file)

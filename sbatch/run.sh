@@ -2,15 +2,22 @@
 
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi # srun takes no other word
 
-# Ended by SIGUSR1 (138), which comes before the time limit, a job goes back into the queue and on from what it has
-# stored. So it does three times when another signal ended it, as for want of memory. SIGTERM (143) is left to Slurm,
-# which puts a preempted job back by itself and a cancelled one not.
+# Before its time limit a job gets SIGUSR1. It hands it on to its processes, which store what they have and end, goes back
+# into the queue, and on from there. So it does three times when another signal ended its one process, as for want of
+# memory. A job that Slurm ends is Slurm's: preempted it is put back, cancelled it is not.
 run() {
-    srun --kill-on-bad-exit=1 "$@" && exit 0
-    local status=$?
-    if [ $status -eq 143 ]; then
-        echo "$SLURM_JOB_NAME: told to end: cancelled, or preempted and back in the queue" >&2
-    elif [ $status -eq 138 ] || { [ $status -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 3 ]; }; then
+    local told='' status state
+    trap 'told=1; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
+    srun --kill-on-bad-exit=1 "$@" &
+    while wait $!; status=$?; kill -0 $! 2> /dev/null; do :; done # wait returns for the trap, too
+    if [ $status -eq 0 ]; then exit 0; fi
+    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+    if [ "$state" != RUNNING ]; then
+        echo "$SLURM_JOB_NAME: ended by Slurm: preempted, to be run again, or cancelled" >&2
+    elif [ -n "$told" ]; then
+        echo "$SLURM_JOB_NAME: its time is over; back into the queue" >&2
+        scontrol requeue "$SLURM_JOB_ID"
+    elif [ $status -gt 128 ] && [ "$SLURM_NTASKS" -eq 1 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 3 ]; then
         echo "$SLURM_JOB_NAME: ended by signal $((status - 128)); back into the queue" >&2
         scontrol requeue "$SLURM_JOB_ID"
     else

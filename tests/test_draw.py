@@ -189,8 +189,8 @@ def test_the_shipped_chain_as_jobs(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         ([], "'' is none of solutions, values, evaluation"),
         (["pairs"], "'pairs' is none of solutions, values, evaluation"),
-        (["values", "--config", "configs/arithmetic/rft.yaml"], "draws solutions, not values"),
-        (["solutions", "--config", "configs/arithmetic/sft.yaml"], "draws nothing, not solutions"),
+        (["values", "--config", "configs/arithmetic/rft.yaml"], "draws solutions, no values"),
+        (["solutions", "--config", "configs/arithmetic/sft.yaml"], "draws nothing, no solutions"),
         (["solutions", "--config", "configs/arithmetic/rft.yaml", "--part", "9/8"], "'9/8' is not one of 1/N"),
         (["solutions", "--config", "configs/arithmetic/rft.yaml", "--data.rollouts.smples", "4"], "smples"),
     ],

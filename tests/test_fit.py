@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -104,6 +105,20 @@ def test_a_fit_stopped_by_a_signal_goes_on_from_that_very_step(tmp_path, config,
     assert records[0] == records[1]
     assert [file.name for file in (parts / "checkpoints").iterdir()] == ["last.ckpt"]
     assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_fit_that_breaks_off_goes_on_behind_its_last_epoch(tmp_path, config):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    few = ["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=3"]
+    main(["fit", config, *few, f"--trainer.default_root_dir={whole}"])
+    told = {"class_path": "tests.stop.SignalAtBatch", "init_args": {"batch": 13, "number": int(signal.SIGINT)}}
+    command = ["fit", config, *few, f"--trainer.default_root_dir={parts}", "--ckpt_path=last"]
+    with pytest.raises(SystemExit):
+        main([*command, f"--trainer.callbacks+={json.dumps(told)}"])
+    assert torch.load(parts / "checkpoints" / "last.ckpt", weights_only=False)["epoch"] == 1
+    main(command)
+    first, second = (load_file(run / "last" / "model.safetensors") for run in (whole, parts))
+    assert all((first[name] == second[name]).all() for name in first)
 
 
 def test_a_fit_killed_before_its_export_exports(tmp_path, config):

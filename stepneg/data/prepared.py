@@ -142,8 +142,6 @@ class Prepared(L.LightningDataModule):
             off, all examples are shuffled.
     """
 
-    prepare_data_per_node = False
-
     def __init__(
         self,
         policy: Path,
@@ -157,6 +155,7 @@ class Prepared(L.LightningDataModule):
         by_problem: bool = False,
     ) -> None:
         super().__init__()
+        self.prepare_data_per_node = False  # behind Lightning's own __init__, which sets it
         self.packed, self.by_problem = packed, by_problem
         self.policy = Path(policy)
         self.problems, self.validation = problems, validation

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
@@ -31,6 +32,7 @@ SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
+MinJobAge=86400
 SlurmdParameters=config_overrides
 StateSaveLocation={home}/state
 SlurmdSpoolDir={home}/spool-%n
@@ -74,9 +76,17 @@ class Cluster:
         """What Slurm knows of a job, or of the first task of an array."""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "show", "job", job).split("\n\n")[0]))
 
-    def state(self, job: str) -> str:
-        """A job's state."""
-        return self.facts(job)["JobState"]
+    def states(self, *jobs: str) -> set[str]:
+        """The states of jobs and of all tasks of arrays."""
+        return {
+            state for job in jobs for state in re.findall(r"JobState=(\w+)", self.run("scontrol", "show", "job", job))
+        }
+
+    def span(self, job: str) -> tuple[float, float]:
+        """When a job ran last, in seconds since the epoch."""
+        facts = self.facts(job)
+        start, end = (datetime.fromisoformat(facts[name]).timestamp() for name in ("StartTime", "EndTime"))
+        return start, end
 
     def wait(self, jobs: list[str], seconds: float) -> None:
         """Until no job is waiting or running; a requeued one need not wait until its credential has expired."""
