@@ -83,7 +83,7 @@ class Preemption(L.Callback):
 def save(trainer: L.Trainer) -> None:
     """Write ``last.ckpt`` where ModelCheckpoint will."""
     checkpoint = trainer.checkpoint_callback
-    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.dirpath is None or trainer.fast_dev_run:
+    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.dirpath is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     file = Path(checkpoint.dirpath) / f"{checkpoint.CHECKPOINT_NAME_LAST}{checkpoint.FILE_EXTENSION}"
     checkpoint.last_model_path = str(file)  # which it then overwrites, and makes no last-v1

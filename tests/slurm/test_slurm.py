@@ -187,7 +187,7 @@ def test_a_chain_by_one_command_with_a_task_killed_equals_a_single_box(cluster: 
     assert tested[0] == tested[1]
 
     # Done runs need no job.
-    command = ["sbatch/pipeline.sh", str(file)]
+    command = ["sbatch/pipeline.sh", str(file.relative_to(work))]
     env = environment(work, SLURM_CONF=str(cluster.home / "slurm.conf"))
     again = subprocess.run(command, cwd=work, env=env, check=True, capture_output=True, text=True).stdout
     assert again.startswith("every run is done")
