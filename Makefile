@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo seeds test test-slow fuzz bench-grading bench-training lint base clean
+.PHONY: setup demo seeds test test-slow test-slurm fuzz bench-grading bench-training lint base clean
 
 setup: .venv/ready
 
@@ -39,10 +39,14 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not slurm"
 
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# Chains on a real Slurm of two nodes on this machine, which root installs by apt if it is absent: about 10 minutes.
+test-slurm: setup
+	$(BIN)/pytest -m slurm
 
 # The grader's properties on 20,000 examples each: about half an hour.
 fuzz: setup

@@ -85,14 +85,17 @@ class VLLMEvaluation(L.Callback):
         assert isinstance(policy, Policy)
         assert policy.model is not None
         problems = source.load()
-        folder = Path(trainer.default_root_dir) / "evaluation" / "policy"
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        records = Path(trainer.default_root_dir) / "evaluation"
         data = trainer.datamodule  # type: ignore[attr-defined]
-        export(policy.model, policy.path or Path(data.policy), folder, data.template)
+        folder = policy.path or Path(data.policy)
+        if stage != "test" or trainer.ckpt_path is not None:  # a policy on disk is tested as it is
+            records.mkdir(parents=True, exist_ok=True)
+            export(policy.model, folder, records / "policy", data.template)
+            folder = records / "policy"
         tokenizer = load_tokenizer(folder)
         result = self.evaluate(folder, tokenizer, problems, data.template)
         name = "test" if stage == "test" else f"validation-step{trainer.global_step}"
-        result.write(folder.parent / f"{name}.json")
+        result.write(records / f"{name}.json")
         self.table(trainer, stage, problems, result)
         return {key: value for key, value in result.metrics.items() if key != "problems"}
 

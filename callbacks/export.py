@@ -36,6 +36,7 @@ class Export(L.Callback):
     def __init__(self, monitor: str | None = None, mode: str = "max") -> None:
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.best: float | None = None
+        self.written = False
 
     def write(self, trainer: L.Trainer, policy: L.LightningModule, name: str) -> None:
         """Export to ``RUN/name``."""
@@ -56,6 +57,12 @@ class Export(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the last policy."""
         self.write(trainer, pl_module, "last")
+        self.written = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Make it up where an earlier process was killed behind its last checkpoint: nothing is left to train then."""
+        if not self.written:
+            self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, float | None]:
         """The best value so far, kept in the checkpoint."""

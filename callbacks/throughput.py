@@ -20,6 +20,7 @@ class Throughput(L.Callback):
         self.before = Counter(SECONDS)  # of the runs before this one in this process
         self.step_started = 0.0
         self.started = 0.0
+        self.written = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Start the clock; Lightning has prepared the data by now or is about to."""
@@ -57,6 +58,12 @@ class Throughput(L.Callback):
                     | {"throughput/trained_tokens": self.tokens},
                     trainer.global_step,
                 )
+        self.written = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Make it up where an earlier process was killed behind its last checkpoint: nothing is left to train then."""
+        if not self.written:
+            self.on_train_end(trainer, pl_module)
 
     def shares(self) -> dict[str, float]:
         """Seconds by activity: training, and what this fit sampled and graded."""

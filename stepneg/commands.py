@@ -1,5 +1,6 @@
 """Which verb runs what."""
 
+import argparse
 import inspect
 import json
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from jsonargparse import ActionYesNo
 from stepneg.errors import InputError
 
 if TYPE_CHECKING:
-    from stepneg.pipeline import Stage
+    from stepneg.pipeline import Cell, Stage
 
 
 def init_verb(argv: list[str]) -> None:
@@ -28,20 +29,33 @@ def init_verb(argv: list[str]) -> None:
 
 def pipeline_verb(argv: list[str]) -> None:
     """A chain of fits and tests, done stages skipped, and the report at the end."""
-    from stepneg.pipeline import cells, dry_run, pipeline
+    from stepneg.pipeline import cells, pipeline
 
     parser = chain_parser("pipeline", pipeline_verb.__doc__)
     parser.add_argument(
         "--baseline", type=str | None, default=None, help="also write means over seeds, held against this run"
     )
     parser.add_argument("--order", type=list[str], default=[], help="methods in the order that the report checks")
+    parser.add_argument("--part", type=str, default="1/1", help="with --only of a draw: which share of the problems")
     config = parser.parse_args(argv)
     repeat = cells(config.root, config.seeds, None, config.as_dict()["constants"])
-    if config.dry_run:
-        print(dry_run(folder_of(config), stages_of(config), repeat))
+    if (said := told(config, repeat)) is not None:
+        print(said)
         return
-    pipeline(run, folder_of(config), stages_of(config), repeat)
-    write_tables(config)
+    pipeline(run, folder_of(config), stages_of(config), repeat, config.only, config.part)
+    if config.only is None:
+        write_tables(config)
+
+
+def told(config: jsonargparse.Namespace, repeat: list["Cell"]) -> str | None:
+    """What a chain would run, for --dry_run and --jobs; None without these."""
+    from stepneg.pipeline import dry_run
+
+    if config.jobs:
+        from stepneg.draw import chain_jobs  # imports of seconds, which --help shall not wait for
+
+        return chain_jobs(folder_of(config), stages_of(config), repeat)
+    return dry_run(folder_of(config), stages_of(config), repeat) if config.dry_run else None
 
 
 def write_tables(config: jsonargparse.Namespace) -> None:
@@ -79,6 +93,10 @@ def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentPar
     if verb != "estimate":  # which runs nothing as it is
         said = "print the command line of each run, run nothing"
         parser.add_argument("--dry_run", action=ActionYesNo, nargs="?", default=False, help=said)
+        said = "print what is left to run as jobs of a cluster: name, script, array or single, names that it waits for"
+        parser.add_argument("--jobs", action=ActionYesNo, nargs="?", default=False, help=said)
+        said = "only STAGE:VERB (seed-0/STAGE:VERB), or STAGE:solutions, :values, :evaluation: what is drawn for it"
+        parser.add_argument("--only", type=str | None, default=None, help=said)
     parser.add_argument("--args", type=dict[str, Any], default={}, help="further options of every fit and test")
     parser.add_argument(
         "--overlays",
@@ -115,23 +133,25 @@ def stages_of(config: jsonargparse.Namespace) -> list["Stage"]:
 
 def sweep_verb(argv: list[str]) -> None:
     """The chain at several sizes of the training set; which method needs how many problems."""
-    from stepneg.pipeline import cells, dry_run, part_of, pipeline
+    from stepneg.pipeline import cells, part_of, pipeline
 
     parser = chain_parser("sweep", sweep_verb.__doc__)
     parser.add_argument("--sizes", type=list[int], required=True, help="training problems; ROOT/size-N/seed-M")
     parser.add_argument(
-        "--part", type=str, default="1/1", help="which share of the cells, 1/4 to 4/4, as in job arrays"
+        "--part", type=str, default="1/1", help="which share of the cells, 1/4 to 4/4; with --only of the problems"
     )
     parser.add_argument(
         "--baseline", type=str, default="sft", help="the method whose curve the others are held against"
     )
     config = parser.parse_args(argv)
     every = cells(config.root, config.seeds, config.sizes, config.as_dict()["constants"])
-    chosen = part_of(every, config.part)
-    if config.dry_run:
-        print(dry_run(folder_of(config), stages_of(config), chosen))
+    chosen = part_of(every, config.part) if config.only is None else every
+    if (said := told(config, chosen)) is not None:
+        print(said)
         return
-    pipeline(run, folder_of(config), stages_of(config), chosen)
+    pipeline(run, folder_of(config), stages_of(config), chosen, config.only, config.part)
+    if config.only is not None:
+        return
     if len(chosen) == len(every):
         from stepneg.analysis.scaling import scaling
 
@@ -157,6 +177,30 @@ def estimate_verb(argv: list[str]) -> None:
 
     repeat = cells(config.root, config.seeds, config.sizes, config.as_dict()["constants"])
     print(estimate(folder_of(config), stages_of(config), repeat, config.problems, config.steps))
+
+
+def draw_verb(argv: list[str]) -> None:
+    """A share of what a fit or a test samples, into the store; with the options of the fit or test.
+
+    stepneg draw solutions|values|evaluation [--part n/N] [options of stepneg fit or test]
+    """
+    from stepneg.pipeline import DRAWN_FOR
+
+    what, *rest = argv or [""]
+    if what in ("-h", "--help"):
+        print(inspect.getdoc(draw_verb))
+        return
+    if what not in DRAWN_FOR:
+        raise InputError(f"draw: {what!r} is none of {', '.join(DRAWN_FOR)}; write for example: {DRAW_EXAMPLE}")
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--part", default="1/1")
+    config, options = own.parse_known_args(rest)
+    from stepneg.draw import draw  # imports of seconds
+
+    print(draw(what, config.part, options), flush=True)
+
+
+DRAW_EXAMPLE = "stepneg draw values --part 3/8 --config configs/gsm8k/step_dpo.yaml"
 
 
 def study_verb(module: str, name: str, argv: list[str]) -> None:
@@ -232,6 +276,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "pipeline": pipeline_verb,
     "sweep": sweep_verb,
     "estimate": estimate_verb,
+    "draw": draw_verb,
     "report": report_verb,
     "evaluate": evaluate_verb,
     "grade": grade_verb,
@@ -272,6 +317,7 @@ SUMMARIES = {
     },
     "Single steps": {
         "init": "a fresh small model folder with its own tokenizer",
+        "draw": "a share of what a fit or test samples, into the store",
         "evaluate": "greedy accuracy, pass@k and maj@k of a policy",
         "grade": "grade the responses of a JSONL file",
     },

@@ -15,14 +15,13 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jsonargparse
 import lightning as L
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stepneg.callbacks.evaluation import VLLMEvaluation
 from stepneg.costs import (
     FORWARD,
     HEADINGS,
@@ -43,9 +42,11 @@ from stepneg.data.prepared import Built, Prepared, read_built, write_built
 from stepneg.errors import InputError
 from stepneg.evaluation import evaluate
 from stepneg.fingerprint import fingerprint
-from stepneg.pipeline import OUTPUTS, Cell, Stage, Verb, arguments, is_done, runs, stage_fingerprint, texts_in
+from stepneg.jobs import Job, jobs_of
+from stepneg.pipeline import Cell, Stage, draw_options
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem, ProblemSource
+from stepneg.resolved import Resolver, evaluation_of, resolver, start_of
 from stepneg.sampling.engine import Completion, Decoding, Request
 from stepneg.sampling.store import SampleStore
 from stepneg.sampling.vllm_engine import VLLMEngine
@@ -57,56 +58,6 @@ EVALUATED = 4  # problems of a calibrated evaluation for each one of calibrated 
 
 class Unknown(Exception):
     """Why a run's cost cannot be told."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run of the chain: its cell, stage and verb, its command line, and whether it is done and unchanged."""
-
-    cell: Cell
-    stage: Stage
-    verb: Verb
-    argv: tuple[str, ...]
-    done: bool
-
-    @property
-    def home(self) -> Path:
-        """The run directory."""
-        return self.cell.home / self.stage.name
-
-
-def jobs_of(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell]) -> list[Job]:
-    """The runs of a chain in order. What starts from a run that is not done is not done either."""
-    jobs: list[Job] = []
-    changing: list[Path] = []
-    for cell, stage, verb in runs(list(stages), list(repeat)):
-        argv = arguments(stage, verb, cell, folder)
-        home = cell.home / stage.name
-        words = [Path(text) for word in argv for text in texts_in(word.split("=", 1)[-1])]
-        follows = any(path.is_relative_to(made) for path in words for made in changing if path != made)
-        output = home / OUTPUTS.get(verb, f"{verb}.csv")
-        done = not follows and is_done(home / f"{verb}.json", stage_fingerprint(argv), output)
-        if not done:
-            changing.append(home)
-        jobs.append(Job(cell, stage, verb, tuple(argv), done))
-    return jobs
-
-
-class Resolver(StepnegCLI):
-    """Parses the options of a fit or test and makes its data module and callbacks; no trainer, no model's weights."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """None is needed."""
-        return cast(L.Trainer, None)
-
-    def resolve(self, argv: Sequence[str]) -> jsonargparse.Namespace:
-        """The options of a command line, instantiated."""
-        return self.parser.instantiate_classes(self.parser.parse_args(options(argv)))
-
-
-def options(argv: Sequence[str]) -> list[str]:
-    """A stage's command line without its verb and without the checkpoint to go on from."""
-    return [word for word in argv[1:] if not word.startswith("--ckpt_path")]
 
 
 def spread(problems: Sequence[Problem], most: int) -> list[Problem]:
@@ -281,13 +232,6 @@ def schedule_of(trainer: jsonargparse.Namespace, data: Prepared) -> Schedule:
     )
 
 
-def evaluation_of(trainer: jsonargparse.Namespace) -> VLLMEvaluation | None:
-    """The evaluation callback among a trainer's, if there is one."""
-    given = trainer.callbacks or []
-    found = [c for c in (given if isinstance(given, list) else [given]) if isinstance(c, VLLMEvaluation)]
-    return found[0] if found else None
-
-
 @dataclass
 class Calibration:
     """Measures what the jobs of a chain need, each thing once.
@@ -312,8 +256,7 @@ class Calibration:
     @cached_property
     def resolver(self) -> Resolver:
         """The parser of fits and tests."""
-        argv = next(job.argv for job in self.jobs if job.verb in ("fit", "test"))
-        return cast(Resolver, cli(options(argv), Resolver, run=False))
+        return resolver(next(job.argv for job in self.jobs if job.verb in ("fit", "test")))
 
     def options(self, job: Job) -> jsonargparse.Namespace:
         """The options of a job; the cells of one size, and fit and test, are alike and share them."""
@@ -350,7 +293,7 @@ class Calibration:
 
         own = {"trainer.default_root_dir": root, "trainer.max_steps": self.steps, "trainer.limit_val_batches": 0}
         own |= {"trainer.num_sanity_val_steps": 0, "trainer.enable_progress_bar": "false"}
-        argv = ["fit", *options(ready[0].argv), *(f"--{key}={value}" for key, value in own.items())]
+        argv = ["fit", *draw_options(ready[0].argv), *(f"--{key}={value}" for key, value in own.items())]
         before, started = SECONDS.copy(), time.monotonic()
         done = cli(argv, Small)
         total = time.monotonic() - started
@@ -569,11 +512,6 @@ def tested(job: Job, given: jsonargparse.Namespace) -> Path:
     if "fit" in job.stage.verbs:
         return job.home / "last"
     return start_of(given)
-
-
-def start_of(given: jsonargparse.Namespace) -> Path:
-    """The policy that a fit starts from."""
-    return Path(given.model.path or given.data.policy)
 
 
 def lacking(given: jsonargparse.Namespace) -> list[Path]:

@@ -24,8 +24,8 @@ from stepneg.problems.gsm8k import GSM8K
 from stepneg.problems.math import MATH
 from stepneg.problems.star_graph import StarGraph
 from stepneg.progress import Bar
-from stepneg.sampling.engine import Decoding, Engine
-from stepneg.sampling.sampler import sample
+from stepneg.sampling.engine import Decoding, Engine, Ids
+from stepneg.sampling.sampler import Sampled, sample
 from stepneg.sampling.store import SampleStore
 from stepneg.sampling.vllm_engine import VLLMEngine
 from stepneg.timing import timed
@@ -107,9 +107,7 @@ def evaluate(
         facts (level, subject, steps).
     """
     prompts = [encode_prompt(tokenizer, template, p.question) for p in problems]
-    greedy = Decoding(temperature=0.0, top_p=1.0, max_tokens=sampled.max_tokens)
-    first = sample(engine, store, policy, prompts, 1, greedy, seed, title="evaluate: greedy")
-    many = sample(engine, store, policy, prompts, k, sampled, seed, title=f"evaluate: {k} samples")
+    first, many = draw_solutions(engine, store, policy, prompts, k, sampled, seed)
     # One process has all problems; the others of a distributed fit are not here to be gathered.
     alone = {"sync_on_compute": False}
     accuracy, pass_at_k = Accuracy(**alone), PassAtK(k, **alone)
@@ -152,6 +150,21 @@ def evaluate(
     metrics["truncated"] = sum(r.truncated for r in rows) / len(rows)
     metrics["problems"] = len(rows)
     return Evaluation(metrics, rows, break_down(rows))
+
+
+def draw_solutions(
+    engine: Engine,
+    store: SampleStore,
+    policy: Path,
+    prompts: Sequence[Ids],
+    k: int,
+    sampled: Decoding,
+    seed: int,
+) -> tuple[Sampled, Sampled]:
+    """The greedy solution of each prompt, and ``k`` samples."""
+    greedy = Decoding(temperature=0.0, top_p=1.0, max_tokens=sampled.max_tokens)
+    first = sample(engine, store, policy, prompts, 1, greedy, seed, title="evaluate: greedy")
+    return first, sample(engine, store, policy, prompts, k, sampled, seed, title=f"evaluate: {k} samples")
 
 
 def break_down(rows: Sequence[Evaluated]) -> list[dict[str, str | int | float]]:

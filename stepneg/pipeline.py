@@ -6,16 +6,19 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from stepneg import __version__
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 
+T = TypeVar("T")
 Verb = Literal["init", "fit", "test", "credit", "spurious", "likelihood", "first_hop"]
+Draw = Literal["solutions", "values", "evaluation"]  # what a part of a job array puts into the store
+DRAWN_FOR: dict[Draw, Verb] = {"solutions": "fit", "values": "fit", "evaluation": "test"}
 TRAINER_VERBS: tuple[Verb, ...] = ("fit", "test")
 OUTPUTS: dict[Verb, str] = {  # what a verb leaves below its stage's directory; the others leave VERB.csv
     "init": "last/config.json",
@@ -82,8 +85,8 @@ def cells(
     return [Cell(root / f"size-{size}" / f"seed-{seed}", seed, size, same) for seed in seeds for size in sizes]
 
 
-def part_of(repeat: list[Cell], part: str) -> list[Cell]:
-    """Every N-th cell, from number n: part n/N of a job array.
+def part_of(every: list[T], part: str) -> list[T]:
+    """Every N-th cell (or anything else), from number n: part n/N of a job array.
 
     Raises:
         InputError: not of the form n/N with 1 <= n <= N.
@@ -91,7 +94,7 @@ def part_of(repeat: list[Cell], part: str) -> list[Cell]:
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise InputError(f"part: {part!r} is not one of 1/N, 2/N, ... N/N; write for example 2/4")
-    return repeat[int(found[1]) - 1 :: int(found[2])]
+    return every[int(found[1]) - 1 :: int(found[2])]
 
 
 def arguments(stage: Stage, verb: Verb, cell: Cell, folder: Path) -> list[str]:
@@ -166,6 +169,34 @@ def runs(stages: list[Stage], repeat: list[Cell]) -> list[tuple[Cell, Stage, Ver
     ]
 
 
+def run_name(cell: Cell, stage: Stage, verb: Verb | Draw) -> str:
+    """What ``--only`` calls a run or a draw: ``ROOT/seed-0/STAGE:VERB``."""
+    return f"{cell.home / stage.name}:{verb}"
+
+
+def selected(todo: list[tuple[Cell, Stage, Verb]], only: str) -> tuple[list[tuple[Cell, Stage, Verb]], Draw | None]:
+    """The runs that a selector names, and what is drawn for them; None for the runs themselves.
+
+    Args:
+        todo: the runs of a chain.
+        only: ``STAGE:VERB`` for those of all cells, ``seed-0/STAGE:VERB`` for one cell's; of the draws, ``solutions``
+            and ``values`` belong to a fit, ``evaluation`` to a test.
+
+    Raises:
+        InputError: there is none.
+    """
+    draw = next((d for d in get_args(Draw) if only.endswith(f":{d}")), None)
+    of_verb = [run for run in todo if draw is None or run[2] == DRAWN_FOR[draw]]
+    found = [run for run in of_verb if f"/{run_name(run[0], run[1], draw or run[2])}".endswith(f"/{only}")]
+    if not found:
+        known = ", ".join(dict.fromkeys(f"{stage.name}:{verb}" for _, stage, verb in todo))
+        raise InputError(
+            f"only: the chain has no run {only!r}; its runs are {known}; solutions and values are drawn for a fit,"
+            " evaluation for a test"
+        )
+    return found, draw
+
+
 def dry_run(folder: Path, stages: list[Stage], repeat: list[Cell]) -> str:
     """The command line of each run, quoted for a shell; a missing configuration file is an error."""
     return "\n".join(
@@ -173,7 +204,14 @@ def dry_run(folder: Path, stages: list[Stage], repeat: list[Cell]) -> str:
     )
 
 
-def pipeline(run: Callable[[list[str]], None], folder: Path, stages: list[Stage], repeat: list[Cell]) -> None:
+def pipeline(
+    run: Callable[[list[str]], None],
+    folder: Path,
+    stages: list[Stage],
+    repeat: list[Cell],
+    only: str | None = None,
+    part: str = "1/1",
+) -> None:
     """Run the stages in order in each cell. A stage whose fingerprint and output are there is skipped.
 
     Args:
@@ -181,9 +219,13 @@ def pipeline(run: Callable[[list[str]], None], folder: Path, stages: list[Stage]
         folder: where the stages' configuration files are.
         stages: the chain.
         repeat: each cell repeats the chain.
+        only: the runs or draws that are done of it, see :func:`selected`; None for all runs.
+        part: the share n/N of the problems of a draw.
     """
     started, ran = time.monotonic(), 0
-    todo = runs(stages, repeat)
+    todo, draw = runs(stages, repeat), None
+    if only is not None:
+        todo, draw = selected(todo, only)
     for number, (cell, stage, verb) in enumerate(todo, 1):
         home = cell.home
         argv = arguments(stage, verb, cell, folder)
@@ -192,15 +234,50 @@ def pipeline(run: Callable[[list[str]], None], folder: Path, stages: list[Stage]
         output = home / stage.name / OUTPUTS.get(verb, f"{verb}.csv")
         passed = time.monotonic() - started
         ahead = f", about {passed / ran * (len(todo) - number + 1) / 60:.0f} min left" if ran else ""
-        label = f"[{number}/{len(todo)} {passed:4.0f} s{ahead}] {cell.name}, {stage.name}: {verb}"
+        label = f"[{number}/{len(todo)} {passed:4.0f} s{ahead}] {cell.name}, {stage.name}: {draw or verb}"
         if is_done(record, mark, output):
             print(f"{label} is done, unchanged", flush=True)
             continue
         print(label, flush=True)
-        forget_other(home / stage.name, verb, mark)
+        if draw is not None:
+            run(["draw", draw, f"--part={part}", *draw_options(argv)])
+            continue
+        (forget_other if leads() else await_lead)(home / stage.name, verb, mark)
         run(argv)
         ran += 1
-        record.write_text(json.dumps({"fingerprint": mark, "argv": argv}, indent=1))
+        if leads():
+            write_whole(record, json.dumps({"fingerprint": mark, "argv": argv}, indent=1))
+
+
+def draw_options(argv: Sequence[str]) -> list[str]:
+    """A fit's or test's command line without its verb and without the checkpoint to go on from."""
+    return [word for word in argv[1:] if not word.startswith("--ckpt_path")]
+
+
+def leads() -> bool:
+    """Whether this process keeps the books: of several that srun starts, the first."""
+    return os.environ.get("SLURM_PROCID", "0") == "0"
+
+
+def await_lead(home: Path, verb: Verb, mark: str) -> None:
+    """Wait until the process that keeps the books has done :func:`forget_other`.
+
+    Raises:
+        TimeoutError: nothing of it after 10 minutes.
+    """
+    started = home / f"{verb}.started"
+    for _ in range(1200):
+        if started.is_file() and started.read_text() == mark:
+            return
+        time.sleep(0.5)
+    raise TimeoutError(f"{started}: the first process has not written it; is the run directory on a shared disk?")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file that readers see whole or not at all, whenever this process is killed."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text)
+    partial.replace(file)
 
 
 def forget_other(home: Path, verb: Verb, mark: str) -> None:
@@ -217,4 +294,4 @@ def forget_other(home: Path, verb: Verb, mark: str) -> None:
     elif verb == "fit" and started.is_file() and started.read_text() != mark:
         for old in home.glob("checkpoints/*.ckpt"):
             old.unlink()
-    started.write_text(mark)
+    write_whole(started, mark)

@@ -1,5 +1,7 @@
 """LightningCLI's verbs: ``fit``, ``validate``, ``test`` and ``predict``."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from stepneg.callbacks.export import Export
+from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.throughput import Throughput
 from stepneg.errors import InputError
 from stepneg.policy import Policy
@@ -37,6 +40,7 @@ class StepnegCLI(LightningCLI):
         )
         parser.add_lightning_class_args(Export, "export")
         parser.add_lightning_class_args(Throughput, "throughput")
+        parser.add_lightning_class_args(Preemption, "preemption")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what :func:`run` was given; it is the command line, or stands in for it."""
@@ -47,11 +51,23 @@ class StepnegCLI(LightningCLI):
         root = self._get(self.config_init, "trainer.default_root_dir")
         if root is None:
             raise InputError("trainer.default_root_dir is not set; name the run's directory, for example runs/sft")
+        job = geometry(os.environ)
+        stray = next(Path(root).glob("hpc_ckpt_*.ckpt"), None)
+        if job and stray and self._get(self.config_init, "ckpt_path") is None:
+            raise InputError(f"{stray}: Lightning would restore it unasked; delete it, or give --ckpt_path")
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = checkpoint.dirpath or str(Path(root) / "checkpoints")
         if self._get(self.config_init, "trainer.logger") is None:
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
-        return super().instantiate_trainer(default_root_dir=str(root), **kwargs)
+        return super().instantiate_trainer(default_root_dir=str(root), **job, **kwargs)
+
+
+def geometry(environ: Mapping[str, str]) -> dict[str, int]:
+    """The trainer's devices and nodes as srun has started this process, which any others would contradict."""
+    if "SLURM_NTASKS" not in environ or environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return {}
+    told = {"devices": "SLURM_NTASKS_PER_NODE", "num_nodes": "SLURM_NNODES"}
+    return {option: int(environ[name]) for option, name in told.items() if name in environ}
 
 
 def run(argv: list[str]) -> None:

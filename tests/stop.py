@@ -1,4 +1,7 @@
-"""A callback that ends a fit early, as a time limit would."""
+"""Callbacks that end a fit early, as a time limit or a cluster would."""
+
+import os
+import signal
 
 import lightning as L
 
@@ -8,3 +11,21 @@ class StopAfterEpoch(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.should_stop = trainer.current_epoch >= 1
+
+
+class SignalAtBatch(L.Callback):
+    """Send this process a signal when a batch begins, counted over all epochs; when there was none before it."""
+
+    def __init__(self, batch: int, number: int = signal.SIGUSR1) -> None:
+        self.batch, self.number, self.seen = batch, number, 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        if self.seen == self.batch:
+            os.kill(os.getpid(), self.number)
+        self.seen += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.seen = state_dict["seen"]

@@ -1,13 +1,20 @@
 """Training through the real command line on a tiny model: what it writes, and that a resumed run is the same run."""
 
 import json
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stepneg.cli import main
+from stepneg.data.prepared import ResumableLoader
+from stepneg.data.rows import SeededOrder
+from stepneg.errors import InputError
+from stepneg.training import geometry
 
 FIT = """
 seed_everything: 0
@@ -75,6 +82,88 @@ def test_a_resumed_fit_ends_with_the_same_weights_bit_for_bit(tmp_path, config):
         json.loads((parts / "summary.json").read_text())["trained_tokens"]
         == json.loads((whole / "summary.json").read_text())["trained_tokens"]
     )
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3, 8, 11])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_fit_stopped_by_a_signal_goes_on_from_that_very_step(tmp_path, config, number, batch):
+    """Of 5 batches an epoch, accumulated by two: in the middle, while accumulating, at the end of an epoch."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    few = ["--trainer.max_epochs=3", "--trainer.limit_val_batches=0"]
+    main(["fit", config, *few, f"--trainer.default_root_dir={whole}"])
+    told = {"class_path": "tests.stop.SignalAtBatch", "init_args": {"batch": batch, "number": int(number)}}
+    command = ["fit", config, *few, f"--trainer.default_root_dir={parts}", "--ckpt_path=last"]
+    command.append(f"--trainer.callbacks+={json.dumps(told)}")
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 128 + number
+    assert not (parts / "last").exists()
+    main(command)
+    first, second = (load_file(run / "last" / "model.safetensors") for run in (whole, parts))
+    assert all((first[name] == second[name]).all() for name in first)
+    records = [json.loads((run / "summary.json").read_text())["trained_tokens"] for run in (whole, parts)]
+    assert records[0] == records[1]
+    assert [file.name for file in (parts / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_fit_that_breaks_off_goes_on_behind_its_last_epoch(tmp_path, config):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    few = ["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=3"]
+    main(["fit", config, *few, f"--trainer.default_root_dir={whole}"])
+    told = {"class_path": "tests.stop.SignalAtBatch", "init_args": {"batch": 13, "number": int(signal.SIGINT)}}
+    command = ["fit", config, *few, f"--trainer.default_root_dir={parts}", "--ckpt_path=last"]
+    with pytest.raises(SystemExit):
+        main([*command, f"--trainer.callbacks+={json.dumps(told)}"])
+    assert torch.load(parts / "checkpoints" / "last.ckpt", weights_only=False)["epoch"] == 1
+    main(command)
+    first, second = (load_file(run / "last" / "model.safetensors") for run in (whole, parts))
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_a_fit_killed_before_its_export_exports(tmp_path, config):
+    run = tmp_path / "run"
+    command = ["fit", config, "--trainer.max_epochs=2", f"--trainer.default_root_dir={run}", "--ckpt_path=last"]
+    main(command)
+    weights = load_file(run / "last" / "model.safetensors")
+    summary = json.loads((run / "summary.json").read_text())
+    shutil.rmtree(run / "last")
+    (run / "summary.json").unlink()
+    main(command)
+    assert json.loads((run / "summary.json").read_text())["trained_tokens"] == summary["trained_tokens"]
+    again = load_file(run / "last" / "model.safetensors")
+    assert all((weights[name] == again[name]).all() for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        ({}, {}),
+        ({"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}, {"devices": 4, "num_nodes": 2}),
+        ({"SLURM_NTASKS": "1", "SLURM_NNODES": "1"}, {"num_nodes": 1}),
+        ({"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "interactive"}, {}),
+        ({"SLURM_JOB_ID": "7"}, {}),
+    ],
+)
+def test_the_trainer_takes_devices_and_nodes_from_the_job(environ, found):
+    assert geometry(environ) == found
+
+
+def test_no_checkpoint_is_restored_unasked(tmp_path, config, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_NNODES", "1")
+    (tmp_path / "hpc_ckpt_3.ckpt").touch()
+    with pytest.raises(SystemExit) as stop:
+        main(["test", config, f"--trainer.default_root_dir={tmp_path}"])
+    assert stop.value.code == 2
+    assert f"stepneg: error: {tmp_path}/hpc_ckpt_3.ckpt: Lightning would restore it" in capsys.readouterr().err
+
+
+def test_a_checkpoint_from_within_an_epoch_is_for_as_many_devices():
+    loader = ResumableLoader(lambda: False, dataset=[], batch_size=2, sampler=SeededOrder(8, 0, 2))
+    loader.load_state_dict({"batches": 0, "ranks": 4})
+    with pytest.raises(InputError, match="on 4 devices, these are 2"):
+        loader.load_state_dict({"batches": 1, "ranks": 4})
 
 
 @pytest.mark.parametrize("options", [["--trainer.precision=bf16-mixed"], ["--model.gradient_checkpointing=true"]])

@@ -20,9 +20,11 @@ from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Generated, Rollouts
 from stepneg.data.rows import Example, Row, decode, teacher_row
 from stepneg.errors import InputError
+from stepneg.pipeline import Draw
 from stepneg.problems import Problem
 
 PairKind = Literal["first_pit", "shared_prefix", "outcome", "edit_distance"]
+BY_STEP: tuple[PairKind, ...] = ("first_pit", "shared_prefix")
 
 
 class Pairs(Prepared):
@@ -57,12 +59,15 @@ class Pairs(Prepared):
         """What the pairs depend on."""
         return self.rollouts, self.kind, self.chosen, self.positives, self.max_pairs, self.k, self.tolerance
 
+    def draws(self) -> tuple[Draw, ...]:
+        """Values only for pairs that are cut at a step."""
+        return ("solutions", "values") if self.kind in BY_STEP else ("solutions",)
+
     def build(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> Built:
         """Sample, value, pair; then the reference log-probabilities."""
-        by_step = self.kind in ("first_pit", "shared_prefix")
         if self.rollouts.pit_error is not None and self.k != 1:
             raise InputError(f"k is {self.k}: with rollouts.pit_error every K finds the same pit; set k to 1")
-        draw = self.rollouts.valued if by_step else self.rollouts.solutions
+        draw = self.rollouts.valued if self.kind in BY_STEP else self.rollouts.solutions
         generated = draw(self.policy, problems, tokenizer, self.template)
         pairs, drops = self.pair(generated, self.right(generated, problems, tokenizer), {tokenizer.eos_token_id})
         examples = self.with_reference([as_example(pair) for pair in pairs])

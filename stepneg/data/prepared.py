@@ -3,7 +3,7 @@
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,54 @@ from stepneg.data.forest import batched
 from stepneg.data.rows import Example, Row, SeededOrder, check_lengths, teacher_row
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
+from stepneg.pipeline import Draw
 from stepneg.policy import batch_log_probs, check_packing, load_model
 from stepneg.policy_folder import context_length, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.contamination import contamination
+
+
+class ResumableLoader(DataLoader[Example]):
+    """A loader of training batches. A fit that was stopped within an epoch goes on behind the last batch it has seen.
+
+    Its state is in the checkpoint. Batches are not fetched ahead.
+
+    Args:
+        at_end: whether the epoch ends with the batch that was given last.
+        options: of a DataLoader, whose sampler is a :class:`SeededOrder`.
+    """
+
+    sampler: SeededOrder
+
+    def __init__(self, at_end: Callable[[], bool], **options: Any) -> None:
+        super().__init__(**options)
+        self.at_end = at_end
+        self.given, self.resumed = 0, 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        assert self.batch_size is not None
+        self.given, self.resumed = self.resumed, 0
+        self.sampler.behind = self.given * self.batch_size
+        for batch in super().__iter__():
+            self.given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches of this epoch that were given, and the number of ranks that share it."""
+        return {"batches": 0 if self.at_end() else self.given, "ranks": self.sampler.num_replicas}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out those batches in the next pass.
+
+        Raises:
+            InputError: they were given to another number of ranks.
+        """
+        if state["batches"] and state["ranks"] != self.sampler.num_replicas:
+            raise InputError(
+                f"trainer: the checkpoint is from within an epoch on {state['ranks']} devices, these are"
+                f" {self.sampler.num_replicas}; give it as many, or delete RUN/checkpoints to begin anew"
+            )
+        self.resumed = state["batches"]
 
 
 @dataclass(frozen=True)
@@ -98,8 +142,6 @@ class Prepared(L.LightningDataModule):
             off, all examples are shuffled.
     """
 
-    prepare_data_per_node = False
-
     def __init__(
         self,
         policy: Path,
@@ -113,16 +155,23 @@ class Prepared(L.LightningDataModule):
         by_problem: bool = False,
     ) -> None:
         super().__init__()
+        self.prepare_data_per_node = False  # behind Lightning's own __init__, which sets it
         self.packed, self.by_problem = packed, by_problem
         self.policy = Path(policy)
         self.problems, self.validation = problems, validation
         self.template, self.batch_size, self.seed, self.skip_long = template, batch_size, seed, skip_long
         self.built: Built | None = None
         self.held_out: list[Example] = []
+        self.training: ResumableLoader | None = None
+        self.resumed: dict[str, int] | None = None  # the state of an earlier process's loader
 
     @abstractmethod
     def build(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> Built:
         """Make the training examples."""
+
+    def draws(self) -> tuple[Draw, ...]:
+        """What ``build`` samples the policy for: nothing, ``solutions``, or step ``values`` as well."""
+        return ()
 
     @abstractmethod
     def settings(self) -> Any:
@@ -218,7 +267,24 @@ class Prepared(L.LightningDataModule):
         # A rank takes whole batches, so that pairs of one problem are not dealt out over the ranks.
         together: dict[str, Any] = {"groups": list(groups.values()), "block": self.batch_size}
         order = SeededOrder(len(examples), self.seed, *ranks, **(together if self.by_problem else {}))
-        return self.loader(examples, order)
+        trainer = self.trainer
+        self.training = self.loader(examples, order, partial(ResumableLoader, lambda: bool(trainer.is_last_batch)))
+        if self.resumed is not None:
+            self.training.load_state_dict(self.resumed)
+        return self.training
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the training batches.
+
+        Lightning would restore the loader's own only if nothing had asked for the number of steps before.
+        """
+        return {} if self.training is None else {"training": self.training.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on behind the batches that an earlier process has seen."""
+        self.resumed = state_dict["training"]
+        if self.training is not None:
+            self.training.load_state_dict(state_dict["training"])
 
     def val_dataloader(self) -> DataLoader[Example] | list[Any]:
         """Worked solutions of the held-out problems."""
@@ -232,10 +298,12 @@ class Prepared(L.LightningDataModule):
         """As in validation."""
         return self.val_dataloader()
 
-    def loader(self, examples: list[Example], order: Iterable[int] | None) -> DataLoader[Example]:
+    def loader(
+        self, examples: list[Example], order: Iterable[int] | None, kind: Callable[..., Any] = DataLoader
+    ) -> Any:
         """Batches of rows, as :func:`stepneg.data.forest.batched` makes them."""
-        return DataLoader(
-            examples,  # type: ignore[arg-type]
+        return kind(
+            dataset=examples,
             batch_size=self.batch_size,
             sampler=order,
             collate_fn=partial(batched, pad_id=self.pad_id, packed=self.packed),

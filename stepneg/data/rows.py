@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -122,6 +123,9 @@ class SeededOrder(DistributedSampler[int]):
         rank: which of them.
         groups: examples that follow each other, as those of one problem; None for each on its own.
         block: places that a rank takes at a turn.
+
+    Attributes:
+        behind: places that the next pass leaves out, of an epoch that an earlier process has begun.
     """
 
     def __init__(
@@ -135,9 +139,14 @@ class SeededOrder(DistributedSampler[int]):
     ) -> None:
         super().__init__(range(size), replicas, rank, seed=seed)  # type: ignore[arg-type]
         self.size, self.block = size, block
+        self.behind = 0
         self.groups = [[i] for i in range(size)] if groups is None else groups
 
     def __iter__(self) -> Iterator[int]:
+        return islice(self.places(), self.behind, None)
+
+    def places(self) -> Iterator[int]:
+        """This rank's examples of the whole epoch."""
         shuffled = list(self.groups)
         random.Random(f"{self.seed}/{self.epoch}").shuffle(shuffled)
         order = [i for group in shuffled for i in group]

@@ -8,6 +8,7 @@ from stepneg.credit.pairs import Choice, distinct_positives
 from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Rollouts
 from stepneg.data.rows import Example, Row
+from stepneg.pipeline import Draw
 from stepneg.problems import Problem
 
 
@@ -48,6 +49,10 @@ class SelfGeneratedSolutions(Prepared):
     def settings(self) -> Any:
         """What the choice depends on."""
         return self.rollouts, self.per_problem, self.choice, self.with_teacher
+
+    def draws(self) -> tuple[Draw, ...]:
+        """Solutions only."""
+        return ("solutions",)
 
     def build(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> Built:
         """A row a kept solution."""

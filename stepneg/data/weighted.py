@@ -9,6 +9,7 @@ from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Rollouts
 from stepneg.data.rows import Example, Row
 from stepneg.errors import InputError
+from stepneg.pipeline import Draw
 from stepneg.problems import Problem
 
 
@@ -38,6 +39,10 @@ class WeightedSteps(Prepared):
     def settings(self) -> Any:
         """What the weights depend on."""
         return self.rollouts, self.kind, self.beta, self.clip, self.k
+
+    def draws(self) -> tuple[Draw, ...]:
+        """The values of all steps."""
+        return "solutions", "values"
 
     def build(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> Built:
         """Sample, value, weigh.

@@ -1,0 +1,90 @@
+"""A fit that ends early, because its time is over, its place is taken or its machine fails, goes on where it was."""
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)  # Slurm's --signal, as Lightning's SLURMEnvironment expects it; preemption
+
+
+class Preemption(L.Callback):
+    """Writes ``last.ckpt`` behind each epoch, and on SIGUSR1 or SIGTERM behind the step, to end with 128 + signal.
+
+    Lightning's own handler saves wherever the signal finds the fit, within a step even, to an ``hpc_ckpt`` that
+    ``--ckpt_path last`` does not look at and that any later run below the directory would restore. It leaves the signal
+    alone where a handler is there. Outside of training nothing is to be saved, and the process ends at once; so it does
+    where an evaluation follows an epoch's last step. What ends the job, or puts it back into the queue, reads the exit
+    code: ``sbatch/run.sh``.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.training = False
+
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
+        """Note a signal in training; elsewhere, let it do what it does by default."""
+        if self.training:
+            self.received = number
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Take the first signal before Lightning would."""
+        if stage == "fit":
+            signal.signal(signal.SIGUSR1, self.receive)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the second as well; Lightning's handler of it communicates with other ranks in the middle of a step."""
+        signal.signal(signal.SIGTERM, self.receive)
+        self.training = True
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """An evaluation may outlast the time that is left."""
+        self.training = False
+        if self.received is not None:
+            self.receive(self.received)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Training goes on, unless this was the check before it."""
+        self.training = not trainer.sanity_checking
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and leave if any rank has been told to, but not while gradients accumulate, nor at an epoch's end."""
+        told = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not (told and whole) or trainer.is_last_batch or trainer.global_step == trainer.max_steps:
+            return
+        save(trainer)
+        raise SystemExit(128 + (self.received or signal.SIGUSR1))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save, which ModelCheckpoint with ``save_top_k: 0`` only does behind the last."""
+        save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What is left is short and is not to be cut."""
+        self.training = False
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave the signals as they are by default."""
+        if stage == "fit":
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def save(trainer: L.Trainer) -> None:
+    """Write ``last.ckpt`` where ModelCheckpoint will."""
+    checkpoint = trainer.checkpoint_callback
+    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.dirpath is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    file = Path(checkpoint.dirpath) / f"{checkpoint.CHECKPOINT_NAME_LAST}{checkpoint.FILE_EXTENSION}"
+    checkpoint.last_model_path = str(file)  # which it then overwrites, and makes no last-v1
+    trainer.save_checkpoint(file)

@@ -1,0 +1,98 @@
+"""``stepneg draw``: what a fit or a test samples, put into the store by any number of processes; nothing is trained.
+
+A process takes a share of the problems. A sample's seed depends on neither share nor order, so that the fit or test
+then finds the very samples that it would have drawn.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+
+from stepneg.data.prepared import Prepared
+from stepneg.data.rows import encode_prompt
+from stepneg.errors import InputError
+from stepneg.evaluation import draw_solutions
+from stepneg.jobs import Job, jobs_of, lines, submissions
+from stepneg.pipeline import TRAINER_VERBS, Cell, Draw, Stage, part_of
+from stepneg.policy_folder import load_tokenizer
+from stepneg.problems import Problem
+from stepneg.resolved import evaluation_of, resolver, start_of
+from stepneg.sampling.store import SampleStore
+
+
+def share_of(problems: Sequence[Problem], part: str) -> list[Problem]:
+    """The share n/N of problems: disjoint, within one of equal size, independent of the problems' order.
+
+    Problems of one question stay together, since they have their samples in common.
+    """
+    questions = sorted({p.question for p in problems}, key=lambda q: hashlib.sha256(q.encode()).digest())
+    mine = set(part_of(questions, part))
+    return [p for p in problems if p.question in mine]
+
+
+def drawn_by(given: jsonargparse.Namespace, verb: str) -> tuple[Draw, ...]:
+    """What a fit or test as given draws, in the order in which one needs the other."""
+    if verb == "fit" and isinstance(given.data, Prepared):
+        return given.data.draws()
+    callback = evaluation_of(given.trainer)
+    return ("evaluation",) if verb == "test" and callback and callback.sources["test"] else ()
+
+
+def chain_jobs(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell]) -> str:
+    """What is left of a chain as jobs, a line each. Each run's options are parsed: what is wrong in them shows here."""
+    jobs = jobs_of(folder, stages, repeat)
+    of_trainer = [job for job in jobs if job.verb in TRAINER_VERBS and not job.done]
+    parser = resolver(of_trainer[0].argv) if of_trainer else None
+
+    def draws(job: Job) -> Sequence[Draw]:
+        return drawn_by(parser.resolve(job.argv), job.verb) if parser and job.verb in TRAINER_VERBS else ()
+
+    return lines(submissions(jobs, draws))
+
+
+def draw(what: Draw, part: str, argv: Sequence[str]) -> str:
+    """Draw a share into the store.
+
+    Args:
+        what: ``solutions`` of the training problems, their step ``values``, or the ``evaluation`` of a test.
+        part: the share, n/N.
+        argv: the options of the fit or test.
+
+    Returns:
+        A line on what is there now.
+
+    Raises:
+        InputError: nothing like it is drawn for this fit or test, or an option cannot be used.
+    """
+    given = resolver(["", *argv]).resolve(["", *argv])
+    verb = "test" if what == "evaluation" else "fit"
+    if what not in (can := drawn_by(given, verb)):
+        data = type(given.data).__name__
+        raise InputError(f"draw: a {verb} of {data} as given draws {' and '.join(can) or 'nothing'}, no {what}")
+    return (evaluation if what == "evaluation" else training)(given, what, part)
+
+
+def training(given: jsonargparse.Namespace, what: Draw, part: str) -> str:
+    """Solutions of a share of the training problems, or step values of those."""
+    data: Any = given.data
+    problems = share_of(data.load_problems(), part)
+    sampled = data.rollouts.solutions if what == "solutions" else data.rollouts.valued
+    facts = sampled(data.policy, problems, load_tokenizer(data.policy), data.template).facts
+    counts = ", ".join(f"{count:.0f} {name.replace('_', ' ')}" for name, count in facts.items())
+    return f"{what} {part}: {len(problems)} problems; {counts}"
+
+
+def evaluation(given: jsonargparse.Namespace, what: Draw, part: str) -> str:
+    """Greedy solutions and samples of a share of the test problems."""
+    callback, policy = evaluation_of(given.trainer), start_of(given)
+    assert callback is not None
+    source = callback.sources["test"]
+    assert source is not None
+    problems, tokenizer = share_of(source.load(), part), load_tokenizer(policy)
+    prompts = [encode_prompt(tokenizer, given.data.template, p.question) for p in problems]
+    store = SampleStore(callback.store)
+    draw_solutions(callback.engine, store, policy, prompts, callback.k, callback.sampled, callback.seed)
+    return f"{what} {part}: {len(problems)} problems, each greedily and {callback.k} times sampled"

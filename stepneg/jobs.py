@@ -1,0 +1,113 @@
+"""The runs of a chain as jobs: which are done, which wait for which, and which draw for others in job arrays."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepneg.pipeline import (
+    OUTPUTS,
+    Cell,
+    Draw,
+    Stage,
+    Verb,
+    arguments,
+    is_done,
+    run_name,
+    runs,
+    stage_fingerprint,
+    texts_in,
+)
+
+ARRAYS: dict[Draw, str] = {"solutions": "sample", "values": "values", "evaluation": "evaluate"}  # scripts in sbatch/
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of the chain.
+
+    Attributes:
+        cell: its repetition.
+        stage: its stage.
+        verb: its verb.
+        argv: its command line.
+        done: whether it is done and unchanged.
+        after: names of the runs that are not done and whose results it names.
+    """
+
+    cell: Cell
+    stage: Stage
+    verb: Verb
+    argv: tuple[str, ...]
+    done: bool
+    after: tuple[str, ...] = ()
+
+    @property
+    def home(self) -> Path:
+        """The run directory."""
+        return self.cell.home / self.stage.name
+
+    @property
+    def name(self) -> str:
+        """What ``--only`` calls it."""
+        return run_name(self.cell, self.stage, self.verb)
+
+    def leaves(self, path: Path) -> bool:
+        """Whether a path is of its results: a test's are in ``evaluation``, those of other verbs beside it."""
+        below = path.is_relative_to(self.home) and path != self.home
+        return below and path.is_relative_to(self.home / "evaluation") == (self.verb == "test")
+
+
+def jobs_of(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell]) -> list[Job]:
+    """The runs of a chain in order. What starts from a run that is not done is not done either."""
+    jobs: list[Job] = []
+    for cell, stage, verb in runs(list(stages), list(repeat)):
+        argv = arguments(stage, verb, cell, folder)
+        home = cell.home / stage.name
+        words = [Path(text) for word in argv for text in texts_in(word.split("=", 1)[-1])]
+        after = tuple(job.name for job in jobs if not job.done and any(map(job.leaves, words)))
+        output = home / OUTPUTS.get(verb, f"{verb}.csv")
+        done = not after and is_done(home / f"{verb}.json", stage_fingerprint(argv), output)
+        jobs.append(Job(cell, stage, verb, tuple(argv), done, after))
+    return jobs
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job for a cluster.
+
+    Attributes:
+        name: of the run, or of what is drawn for it; ``--only`` takes it.
+        script: of the folder ``sbatch``, without its ending.
+        array: whether any number of tasks share it.
+        after: names of those that have to succeed before.
+    """
+
+    name: str
+    script: str
+    array: bool
+    after: tuple[str, ...]
+
+
+def submissions(jobs: Sequence[Job], draws: Callable[[Job], Sequence[Draw]]) -> list[Submission]:
+    """What is submitted for the jobs that are not done: before a run, one after the other, the arrays that draw for it.
+
+    Args:
+        jobs: of a chain, in order.
+        draws: what is drawn for a job before it runs.
+    """
+    found: list[Submission] = []
+    for job in jobs:
+        if job.done:
+            continue
+        after = job.after
+        for draw in draws(job):
+            name = run_name(job.cell, job.stage, draw)
+            found.append(Submission(name, ARRAYS[draw], True, after))
+            after = (name,)
+        found.append(Submission(job.name, "fit" if job.verb == "fit" else "evaluate", False, after))
+    return found
+
+
+def lines(found: Sequence[Submission]) -> str:
+    """A line each, of words: name, script, ``array`` or ``single``, and the names that it waits for."""
+    return "\n".join(" ".join([s.name, s.script, "array" if s.array else "single", *s.after]) for s in found)

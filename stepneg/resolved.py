@@ -1,0 +1,41 @@
+"""The options of a fit or test, parsed and made into data module and callbacks, without a trainer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import jsonargparse
+import lightning as L
+
+from stepneg.callbacks.evaluation import VLLMEvaluation
+from stepneg.pipeline import draw_options
+from stepneg.training import StepnegCLI, cli
+
+
+class Resolver(StepnegCLI):
+    """Parses the options of a fit or test and makes its data module and callbacks; no trainer, no model's weights."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """None is needed."""
+        return cast(L.Trainer, None)
+
+    def resolve(self, argv: Sequence[str]) -> jsonargparse.Namespace:
+        """The options of a command line, instantiated."""
+        return self.parser.instantiate_classes(self.parser.parse_args(draw_options(argv)))
+
+
+def resolver(argv: Sequence[str]) -> Resolver:
+    """The parser of fits and tests, made with the first command line that it is to parse."""
+    return cast(Resolver, cli(draw_options(argv), Resolver, run=False))
+
+
+def evaluation_of(trainer: jsonargparse.Namespace) -> VLLMEvaluation | None:
+    """The evaluation callback among a trainer's, if there is one."""
+    given = trainer.callbacks or []
+    found = [c for c in (given if isinstance(given, list) else [given]) if isinstance(c, VLLMEvaluation)]
+    return found[0] if found else None
+
+
+def start_of(given: jsonargparse.Namespace) -> Path:
+    """The policy that a fit starts from, or that a test evaluates."""
+    return Path(given.model.path or given.data.policy)

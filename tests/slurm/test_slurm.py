@@ -1,0 +1,276 @@
+"""Chains on a real Slurm of two nodes: arrays, requeues, preemption, several nodes, failures. ``make test-slurm``."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from stepneg.sampling.store import rows_of
+from tests.conftest import ROOT
+from tests.slurm.cluster import Cluster, Unavailable, start
+
+pytestmark = pytest.mark.slurm
+
+PLAIN = {
+    "trainer.limit_val_batches": 0,
+    "trainer.num_sanity_val_steps": 0,
+    "trainer.accelerator": "cpu",
+    "trainer.devices": 1,  # outside of Slurm; within, the job says how many
+}
+STEP_DPO = {
+    "data.policy": "{root}/sft/last",
+    "data.problems.init_args.size": 16,
+    "data.rollouts.samples": 24,
+    "data.rollouts.negatives": 2,
+    "data.rollouts.rollouts": 4,
+    "data.rollouts.engine.max_num_seqs": 24,  # so that a draw takes a few seconds
+    "trainer.max_epochs": 1,
+    "trainer.callbacks.init_args.k": 2,
+    "trainer.callbacks.init_args.test.init_args.size": 12,
+}
+CHAIN = [
+    {"name": "sft", "config": ["sft.yaml"], "verbs": ["fit"], "args": {"trainer.max_epochs": 12}},
+    {"name": "step_dpo", "config": ["step_dpo.yaml"], "args": STEP_DPO},
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    try:
+        cluster = start(Path(tempfile.mkdtemp(prefix="slurm-")))
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout as a user has it: the repository's files, and a stepneg on the PATH."""
+    folder = tmp_path_factory.mktemp("work")
+    for name in ("assets", "callbacks", "configs", "sbatch", "stepneg"):
+        (folder / name).symlink_to(ROOT / name)
+    command = folder / "bin" / "stepneg"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/bash\nexec {sys.executable} -m stepneg "$@"\n')
+    command.chmod(0o755)
+    return folder
+
+
+def environment(work: Path, **more: str) -> dict[str, str]:
+    path = {"PATH": f"{work / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    return os.environ | path | {"OMP_NUM_THREADS": "1"} | more
+
+
+def chain(work: Path, name: str, stages: list[dict[str, Any]], **options: Any) -> Path:
+    """A chain of its own run directory and store, beside the shipped configurations that it is made of."""
+    store = {"data.rollouts.store": f"{name}/samples", "trainer.callbacks.init_args.store": f"{name}/samples"}
+    for stage in stages:
+        mine = store if "data.rollouts.samples" in stage["args"] else {}
+        stage["args"] = PLAIN | mine | stage["args"]
+    folder = work / f"chains-{name}"
+    folder.mkdir()
+    for config in {c for stage in stages for c in stage["config"]}:
+        (folder / config).symlink_to(ROOT / "configs" / "arithmetic" / config)
+    file = folder / "chain.yaml"
+    file.write_text(yaml.safe_dump({"root": f"{name}/run", "stages": stages} | options))
+    return file
+
+
+def copy(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(json.dumps(stages))
+    return found
+
+
+def submit(cluster: Cluster, work: Path, file: Path, *argv: str, **more: str) -> dict[str, str]:
+    """Submit a chain; the jobs by what they do."""
+    command = ["sbatch/pipeline.sh", str(file.relative_to(work)), *argv]
+    env = environment(work, SLURM_CONF=str(cluster.home / "slurm.conf"), **more)
+    done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    jobs = dict(line.split()[1::-1] for line in done.stdout.splitlines() if line[:1].isdigit())
+    assert f"cancel: scancel {' '.join(jobs.values())}\n" in done.stdout
+    return {name.rsplit("/", 1)[-1]: job for name, job in jobs.items()}
+
+
+def log(work: Path, job: str) -> str:
+    """The log of a job, or of a task JOB_N of an array."""
+    found = next(iter(work.glob(f"logs/*-{job.replace('_', '-')}.out")))
+    return found.read_text()
+
+
+def until(condition: Any, seconds: float = 180) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def samples(store: Path) -> dict[tuple[str, str, int], list[int]]:
+    """Every sample by sampler, prompt and index; none is there twice."""
+    found = [
+        ((sampler.name, row["prompt"], row["index"]), row["token_ids"])
+        for sampler in store.iterdir()
+        for shard in sampler.glob("*.jsonl")
+        for row in rows_of(shard)
+    ]
+    assert max(Counter(key for key, _ in found).values()) == 1
+    return dict(found)
+
+
+def data(run: Path) -> list[bytes]:
+    return sorted(file.read_bytes() for file in run.glob("data/*.jsonl"))
+
+
+def equal_weights(one: Path, other: Path) -> bool:
+    a, b = load_file(one / "last" / "model.safetensors"), load_file(other / "last" / "model.safetensors")
+    return set(a) == set(b) and all(bool((a[name] == b[name]).all()) for name in a)
+
+
+def tasks(word: str) -> list[int]:
+    """Processes of stepneg that a job started, by a word of their command line."""
+    found = []
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = cmdline.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if "stepneg" in words and words[0] == sys.executable and any(word in w for w in words):
+            found.append(int(cmdline.parent.name))
+    return found
+
+
+def test_a_chain_by_one_command_with_a_task_killed_equals_a_single_box(cluster: Cluster, work: Path) -> None:
+    file = chain(work, "array", copy(CHAIN))
+    jobs = submit(cluster, work, file, TASKS="2%1", SBATCH_TIMELIMIT="30")
+    assert set(jobs) == {
+        "sft:fit", "step_dpo:solutions", "step_dpo:values", "step_dpo:fit", "step_dpo:evaluation", "step_dpo:test",
+        "pipeline.tables",
+    }  # fmt: skip
+    store = work / "array" / "samples"
+    until(lambda: any(shard.stat().st_size for shard in store.glob("*/*.jsonl")))
+    (victim,) = tasks("step_dpo:solutions")
+    os.kill(victim, signal.SIGKILL)
+    cluster.wait(list(jobs.values()), 900)
+    assert cluster.states(*jobs.values()) == {"COMPLETED"}
+    first = log(work, f"{jobs['step_dpo:solutions']}_1")
+    assert "ended by signal 9; back into the queue" in first
+    assert first.count("step_dpo: solutions") == 2  # it was begun twice
+    assert "| step_dpo |" in log(work, jobs["pipeline.tables"])
+    for name in ("step_dpo:fit", "step_dpo:test"):  # what the arrays drew was all that was needed
+        began, ended = cluster.span(jobs[name])
+        assert not [shard for shard in store.glob("*/*.jsonl") if began < shard.stat().st_mtime < ended]
+
+    single = chain(work, "single", copy(CHAIN))
+    env = environment(work)
+    subprocess.run(["stepneg", "pipeline", "--config", str(single)], cwd=work, env=env, check=True, capture_output=True)
+    ours, alone = work / "array", work / "single"
+    drawn = samples(ours / "samples")
+    assert drawn == samples(alone / "samples")
+    assert len(drawn) > 16 * 24
+    runs = [home / "run" / "seed-0" / "step_dpo" for home in (ours, alone)]
+    assert data(runs[0]) == data(runs[1])
+    assert equal_weights(*runs)
+    tested = [json.loads((run / "evaluation" / "test.json").read_text()) for run in runs]
+    assert tested[0] == tested[1]
+
+    # Done runs need no job.
+    command = ["sbatch/pipeline.sh", str(file.relative_to(work))]
+    env = environment(work, SLURM_CONF=str(cluster.home / "slurm.conf"))
+    again = subprocess.run(command, cwd=work, env=env, check=True, capture_output=True, text=True).stdout
+    assert again.startswith("every run is done")
+
+
+def test_a_failing_run_stops_those_that_wait_for_it(cluster: Cluster, work: Path) -> None:
+    stages = copy(CHAIN)
+    stages[0]["args"]["model.path"] = "models/none"
+    jobs = submit(cluster, work, chain(work, "failing", stages), TASKS="2")
+    cluster.wait(list(jobs.values()), 120)
+    assert cluster.states(jobs["sft:fit"]) == {"FAILED"}
+    assert cluster.states(*(job for name, job in jobs.items() if name != "sft:fit")) == {"CANCELLED"}
+    said = log(work, jobs["sft:fit"])
+    assert "stepneg: error: models/none: no config.json" in said
+    assert "failed with exit code 2, so that the jobs that wait for it are cancelled" in said
+    assert not (work / "failing" / "samples").exists()
+
+
+def test_a_mistake_in_an_option_shows_before_anything_is_submitted(cluster: Cluster, work: Path) -> None:
+    stages = copy(CHAIN)
+    stages[1]["args"]["data.rollouts.smples"] = 3
+    file = chain(work, "mistaken", stages)
+    env = environment(work, SLURM_CONF=str(cluster.home / "slurm.conf"))
+    done = subprocess.run(
+        ["sbatch/pipeline.sh", str(file)], cwd=work, env=env, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "smples" in done.stderr
+    assert done.stdout == ""
+
+
+def test_two_nodes_of_two_tasks_fit_together(cluster: Cluster, work: Path) -> None:
+    stages = copy(CHAIN[:1])
+    stages[0]["args"] |= {"trainer.max_epochs": 2, "data.batch_size": 2}
+    file = chain(work, "ddp", stages)
+    jobs = submit(cluster, work, file, FIT="--nodes=2 --ntasks-per-node=2", SBATCH_TIMELIMIT="30")
+    cluster.wait(list(jobs.values()), 300)
+    said = log(work, jobs["sft:fit"])
+    assert cluster.states(*jobs.values()) == {"COMPLETED"}, said
+    assert sorted(re.findall(r"GLOBAL_RANK: (\d), MEMBER: \d/4", said)) == list("0123")
+    run = work / "ddp" / "run" / "seed-0" / "sft"
+    (file,) = (f for f in run.glob("data/*.jsonl") if ".traces" not in f.name)
+    rows = [row for line in file.read_text().splitlines() for row in json.loads(line)]
+    tokens = sum(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
+    trained = json.loads((run / "summary.json").read_text())["trained_tokens"]  # the first rank's, four times
+    assert trained == pytest.approx(2 * tokens, rel=0.2)
+    assert (run / "last" / "model.safetensors").is_file()
+    assert json.loads((run / "fit.json").read_text())["argv"][0] == "fit"
+
+
+def test_a_preempted_fit_ends_with_the_weights_of_an_undisturbed_one(cluster: Cluster, work: Path) -> None:
+    stages = copy(CHAIN[:1])
+    stages[0]["args"] |= {"trainer.max_epochs": 12, "data.batch_size": 2, "data.problems.init_args.size": 64}
+    calm, disturbed = (chain(work, name, copy(stages)) for name in ("calm", "disturbed"))
+    jobs = submit(cluster, work, disturbed, SBATCH_TIMELIMIT="30")
+    job = jobs["sft:fit"]
+    last = work / "disturbed" / "run" / "seed-0" / "sft" / "checkpoints" / "last.ckpt"
+
+    def restarts() -> int:
+        return int(cluster.facts(job)["Restarts"])
+
+    until(last.exists)
+    cluster.run("scancel", "--batch", "--signal=USR1", job)  # as --signal does before the time limit
+    until(lambda: restarts() == 1)
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    written = last.stat().st_mtime_ns
+    until(lambda: last.stat().st_mtime_ns > written)
+    urgent = cluster.run(
+        "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"
+    ).strip()
+    until(lambda: restarts() == 2)
+    cluster.wait([urgent], 120)
+    cluster.wait(list(jobs.values()), 300)
+    said = log(work, job)
+    assert cluster.states(*jobs.values()) == {"COMPLETED"}, said
+    assert "its time is over; back into the queue" in said
+    assert said.count("Restored all states from the checkpoint at ") == 2
+    assert not list(work.glob("disturbed/**/hpc_ckpt*"))
+    assert [file.name for file in last.parent.iterdir()] == ["last.ckpt"]
+
+    env = environment(work)
+    subprocess.run(["stepneg", "pipeline", "--config", str(calm)], cwd=work, env=env, check=True, capture_output=True)
+    runs = [work / name / "run" / "seed-0" / "sft" for name in ("calm", "disturbed")]
+    assert equal_weights(*runs)
+    trained = [json.loads((run / "summary.json").read_text())["trained_tokens"] for run in runs]
+    assert trained[0] == trained[1]
