@@ -142,10 +142,9 @@ class Policy(L.LightningModule):
         if self.model is not None:
             return
         path = self.path or Path(self.trainer.datamodule.policy)  # type: ignore[attr-defined]
-        strategy = self.trainer.strategy
-        parts = zero3(strategy.config) if getattr(strategy, "zero_stage_3", False) else None
+        in_parts = zero3(self.trainer.strategy)
         self.model = load_model(path)
-        del parts
+        del in_parts
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.model.train()

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -56,15 +56,13 @@ def divide(root: nn.Module, model: PreTrainedModel, mesh: DeviceMesh, compute: t
     fully_shard(root, mesh=mesh, mp_policy=precision)
 
 
-def zero3(config: Any) -> Any:
-    """While the result lives, transformers loads models in ZeRO-3's parts.
+def zero3(strategy: Strategy) -> Any:
+    """While the result lives, transformers loads models in ZeRO-3's parts, if the strategy is ZeRO-3."""
+    if not (isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3):
+        return None
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    Args:
-        config: of DeepSpeed.
-    """
-    from transformers.integrations import HfDeepSpeedConfig
-
-    return HfDeepSpeedConfig(config)
+    return HfDeepSpeedConfig(strategy.config)
 
 
 def in_parts(weight: Tensor) -> bool:
@@ -89,17 +87,17 @@ def whole(weight: Tensor) -> Iterator[Tensor]:
 def whole_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
     """All weights of a model, in host memory, on the ranks that keep them; empty on the others.
 
-    Every rank must call it. They are put together one at a time, so a device needs room for the largest only.
+    Every rank must call it. They are put together one at a time, so a device needs room for the largest only. A weight
+    of several names has its first.
     """
-    found = {}
-    for name, weight in model.named_parameters():
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    # The parameters would not do: after a validation FSDP2 has some put together, and in the type of the computation.
+    for name, weight in model.state_dict(keep_vars=True).items():
+        if id(weight) in seen:
+            continue
+        seen.add(id(weight))
         with whole(weight) as full:
             if keep:
                 found[name] = full.detach().to("cpu", copy=True)
-    return found | {name: buffer.cpu() for name, buffer in persistent_buffers(model).items() if keep}
-
-
-def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """The buffers that belong to a model's weights on disk."""
-    saved = model.state_dict().keys()
-    return {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    return found

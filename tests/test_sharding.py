@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stepneg.cli import main
 from tests.conftest import ROOT
@@ -61,6 +61,19 @@ def scalars(root: Path, tag: str) -> list[float]:
     return [event.value for event in events.Scalars(tag)]
 
 
+@pytest.fixture(scope="session")
+def untied(tiny: Path) -> Path:
+    """The tiny model with a head of its own."""
+    folder = tiny.with_name("untied")
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 0.01)
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
+    assert "lm_head.weight" in load_file(folder / "model.safetensors")
+    return folder
+
+
 def config_for(policy: Path, folder: Path) -> Path:
     """The configuration file of the fits here."""
     config = folder / "fit.yaml"
@@ -69,15 +82,19 @@ def config_for(policy: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_losses_and_weights_are_those_of_one_process(ranks, tiny, tmp_path):
+def test_losses_and_weights_are_those_of_one_process(ranks, tiny, untied, tmp_path):
     """13 problems in global batches of 4: the last holds one (or two pairs), and some ranks nothing."""
-    config = config_for(tiny, tmp_path)
-    for kind in OBJECTIVES:
+    (tmp_path / "untied").mkdir()
+    configs = dict.fromkeys(OBJECTIVES, config_for(tiny, tmp_path))
+    configs["weighted"] = config_for(untied, tmp_path / "untied")
+    for kind, config in configs.items():
         main(fit(config, tmp_path / "alone" / kind, kind, 4, [*CPU, "--trainer.devices=1"]))
     runs = []
     for strategy in ("ddp", "fsdp2"):
         overlay = [f"--config=configs/trainer/{strategy}.yaml", *CPU, f"--trainer.devices={ranks}"]
-        runs += [fit(config, tmp_path / strategy / kind, kind, 4 // ranks, overlay) for kind in OBJECTIVES]
+        runs += [fit(configs[kind], tmp_path / strategy / kind, kind, 4 // ranks, overlay) for kind in OBJECTIVES]
+        shipped = [f"--config=configs/trainer/{strategy}.yaml", CPU[0], f"--trainer.devices={ranks}"]
+        runs += [fit(configs["solutions"], tmp_path / strategy / "mixed", "solutions", 4 // ranks, shipped)]
     for ended in on_ranks(ranks, runs, timeout=240):
         assert ended.code == 0, ended.output[-3000:]
     (facts,) = (tmp_path / "ddp" / "solutions" / "data").glob("*.json")  # of the first run of these processes
@@ -96,6 +113,11 @@ def test_losses_and_weights_are_those_of_one_process(ranks, tiny, tmp_path):
             for name, value in weights.items():
                 torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0)
             AutoModelForCausalLM.from_pretrained(root / "last")
+    exact = scalars(tmp_path / "alone" / "solutions", "train/loss")
+    for strategy in ("ddp", "fsdp2"):  # in bfloat16 and float32, as shipped
+        root = tmp_path / strategy / "mixed"
+        assert scalars(root, "train/loss") == pytest.approx(exact, abs=0.02)
+        assert {value.dtype for value in load_file(root / "last" / "model.safetensors").values()} == {torch.float32}
 
 
 def test_a_run_resumes_from_the_parts_of_a_checkpoint(tiny, tmp_path):
