@@ -40,6 +40,9 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest -m "not slow and not slurm"
+	# Last: where DeepSpeed is installed, every export imports it.
+	$(BIN)/pip install --quiet --editable '.[deepspeed]'
+	$(BIN)/pytest tests/test_deepspeed.py
 
 test-slow: setup
 	$(BIN)/pytest -m slow

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from stepneg.callbacks.export import export
 from transformers import PreTrainedTokenizerBase
 
+from stepneg.errors import InputError
 from stepneg.evaluation import Evaluation, evaluate
 from stepneg.grading import Form
 from stepneg.policy import Policy
@@ -15,7 +16,7 @@ from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.sampling.engine import Decoding
 from stepneg.sampling.store import SampleStore
-from stepneg.sampling.vllm_engine import VLLMEngine
+from stepneg.sampling.vllm_engine import VLLMEngine, leave_device
 
 
 class VLLMEvaluation(L.Callback):
@@ -68,34 +69,44 @@ class VLLMEvaluation(L.Callback):
         self.run(trainer, pl_module, "test")
 
     def run(self, trainer: L.Trainer, policy: L.LightningModule, stage: str) -> None:
-        """Export, sample and grade on rank zero; log on all."""
+        """Export together, sample and grade on rank zero, log on all; what fails on rank zero fails on all."""
         source = self.sources[stage]
         if source is None:
             return
-        # The others wait longer than a collective's time-out.
-        with _InfiniteBarrier():
-            metrics = self.measure(trainer, policy, stage, source) if trainer.is_global_zero else {}
-        metrics = trainer.strategy.broadcast(metrics)
-        policy.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
-
-    def measure(
-        self, trainer: L.Trainer, policy: L.LightningModule, stage: str, source: ProblemSource
-    ) -> dict[str, float]:
-        """Export, sample and grade; write what was found."""
         assert isinstance(policy, Policy)
         assert policy.model is not None
-        problems = source.load()
-        records = Path(trainer.default_root_dir) / "evaluation"
         data = trainer.datamodule  # type: ignore[attr-defined]
         folder = policy.path or Path(data.policy)
         if stage != "test" or trainer.ckpt_path is not None:  # a policy on disk is tested as it is
+            records = Path(trainer.default_root_dir) / "evaluation"
             records.mkdir(parents=True, exist_ok=True)
             export(policy.model, folder, records / "policy", data.template)
             folder = records / "policy"
+        metrics: dict[str, float] = {}
+        failure: Exception | None = None
+        # The others wait longer than a collective's time-out.
+        with _InfiniteBarrier():
+            if trainer.is_global_zero:
+                try:
+                    metrics = self.measure(trainer, folder, stage, source)
+                except Exception as error:
+                    failure = error
+        metrics, message = trainer.strategy.broadcast((metrics, failure and f"{type(failure).__name__}: {failure}"))
+        if failure is not None:
+            raise failure
+        if message is not None:
+            raise InputError(f"evaluation failed on rank 0: {message}")
+        policy.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
+
+    def measure(self, trainer: L.Trainer, folder: Path, stage: str, source: ProblemSource) -> dict[str, float]:
+        """Sample and grade the policy of a folder; write what was found."""
+        problems = source.load()
+        data = trainer.datamodule  # type: ignore[attr-defined]
         tokenizer = load_tokenizer(folder)
         result = self.evaluate(folder, tokenizer, problems, data.template)
+        leave_device(trainer.strategy.root_device)
         name = "test" if stage == "test" else f"validation-step{trainer.global_step}"
-        result.write(records / f"{name}.json")
+        result.write(Path(trainer.default_root_dir) / "evaluation" / f"{name}.json")
         self.table(trainer, stage, problems, result)
         return {key: value for key, value in result.metrics.items() if key != "problems"}
 

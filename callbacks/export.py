@@ -4,20 +4,34 @@ import shutil
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_only
-from transformers import AutoTokenizer
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
 
 from stepneg.policy import Policy
 from stepneg.policy_folder import write_template
+from stepneg.sharding import in_parts, whole_weights
+
+
+def export(model: PreTrainedModel, tokenizer_folder: Path, out: Path, template: str) -> None:
+    """Write model (safetensors, its own dtype), tokenizer and prompt template to ``out``, whole or not at all.
+
+    Every rank must call it; rank zero writes.
+    """
+    weights = None
+    if any(map(in_parts, model.parameters())):
+        weights = whole_weights(model, keep=rank_zero_only.rank == 0)
+    write(model, weights, tokenizer_folder, out, template)
 
 
 @rank_zero_only
-def export(model: torch.nn.Module, tokenizer_folder: Path, out: Path, template: str) -> None:
-    """Write model (safetensors, its own dtype), tokenizer and prompt template to ``out``, whole or not at all."""
+def write(
+    model: PreTrainedModel, weights: dict[str, Tensor] | None, tokenizer_folder: Path, out: Path, template: str
+) -> None:
+    """Write ``out``; without ``weights`` those that the model holds."""
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)  # type: ignore[operator]
+    model.save_pretrained(partial, state_dict=weights)
     AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(partial)
     write_template(partial, template)
     if out.exists():

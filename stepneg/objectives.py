@@ -3,9 +3,13 @@
 Batch contract: ``input_ids``, ``attention_mask`` and ``labels`` are [B, T] and aligned; ``labels`` is -100 where a
 token carries no loss (prompt, shared context, padding). The policy computes ``logp`` [B, T-1], the log-probability of
 ``labels[:, 1:]``, 0 where the label is -100. ``kind`` says what the data must hold besides.
+
+A loss is a mean: over tokens, or over pairs. A rank of several divides its sum not by its own count but by the mean
+count of a rank, which ``shared`` gives. The mean over ranks, as which gradients and logs are taken, is then the mean
+over all that the ranks hold together, however unevenly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal, Protocol
 
 import torch.nn.functional as F
@@ -13,6 +17,12 @@ from torch import Tensor
 
 IGNORED = -100
 Kind = Literal["solutions", "pairs", "weighted"]
+Shared = Callable[[Tensor], Tensor]  # from the count of this rank to the mean count of a rank
+
+
+def alone(count: Tensor) -> Tensor:
+    """The mean count of a rank where there is one rank."""
+    return count
 
 
 def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
@@ -29,14 +39,27 @@ def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
     return -losses.view_as(labels)
 
 
-def cross_entropy(logp: Tensor, mask: Tensor) -> Tensor:
+def mean(values: Tensor, counts: Tensor, shared: Shared = alone) -> Tensor:
+    """Mean of the values that count, a scalar; 0 where no rank holds any.
+
+    Args:
+        values: in any shape.
+        counts: true where a value counts, in the same shape.
+        shared: the mean count of a rank.
+    """
+    every = shared(counts.sum().float())
+    return (values * counts).sum() / every.where(every > 0, 1.0)
+
+
+def cross_entropy(logp: Tensor, mask: Tensor, shared: Shared = alone) -> Tensor:
     """Mean negative log-likelihood of the tokens under the mask: SFT and RFT. Scalar; 0 for an empty mask.
 
     Args:
         logp: [B, T].
         mask: [B, T], true where a token counts.
+        shared: the mean count of a rank.
     """
-    return -(logp * mask).sum() / mask.sum().clamp(min=1)
+    return mean(-logp, mask, shared)
 
 
 def dpo(
@@ -61,7 +84,7 @@ def dpo(
     return -F.logsigmoid(chosen_reward - rejected_reward), chosen_reward, rejected_reward
 
 
-def weighted_log_likelihood(logp: Tensor, weights: Tensor) -> Tensor:
+def weighted_log_likelihood(logp: Tensor, weights: Tensor, shared: Shared = alone) -> Tensor:
     """Negative weighted log-likelihood, a mean over the tokens that have a weight (Eq. 4). Scalar.
 
     With all weights 1 this is :func:`cross_entropy`. Weights are not normalised: their size is part of Eq. 4.
@@ -69,8 +92,9 @@ def weighted_log_likelihood(logp: Tensor, weights: Tensor) -> Tensor:
     Args:
         logp: [B, T].
         weights: [B, T], not negative; 0 where a token does not count.
+        shared: the mean count of a rank.
     """
-    return -(weights * logp).sum() / (weights > 0).sum().clamp(min=1)
+    return mean(-weights * logp, weights > 0, shared)
 
 
 class Objective(Protocol):
@@ -78,7 +102,7 @@ class Objective(Protocol):
 
     kind: ClassVar[Kind]
 
-    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor) -> dict[str, Tensor]:
+    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor, shared: Shared = alone) -> dict[str, Tensor]:
         """From a batch and ``logp`` [B, T-1] to ``loss`` (a scalar with gradient) and scalars to log."""
 
 
@@ -87,9 +111,9 @@ class CrossEntropy(Objective):
 
     kind: ClassVar[Kind] = "solutions"
 
-    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor) -> dict[str, Tensor]:
+    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor, shared: Shared = alone) -> dict[str, Tensor]:
         """The mean loss of a response token."""
-        return {"loss": cross_entropy(logp, response_mask(batch))}
+        return {"loss": cross_entropy(logp, response_mask(batch), shared)}
 
 
 class DPO(Objective):
@@ -109,22 +133,26 @@ class DPO(Objective):
         self.beta = beta
         self.anchor = anchor
 
-    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor) -> dict[str, Tensor]:
-        """The mean loss of a pair; rewards and log-probs as means over pairs."""
+    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor, shared: Shared = alone) -> dict[str, Tensor]:
+        """The mean loss of a pair; rewards and log-probs as means over pairs. A pair without labels does not count."""
         chosen, rejected = logp[0::2].sum(dim=1), logp[1::2].sum(dim=1)
         reference = batch["reference_logp"]
         losses, chosen_reward, rejected_reward = dpo(chosen, rejected, reference[0::2], reference[1::2], self.beta)
-        loss = losses.mean()
-        if self.anchor:
-            loss = loss + self.anchor * cross_entropy(logp[0::2], response_mask(batch)[0::2])
+        mask = response_mask(batch)
+        pairs = (mask[0::2] | mask[1::2]).any(dim=1)
         margin = (chosen_reward - rejected_reward).detach()
-        return {
-            "loss": loss,
-            "reward_margin": margin.mean(),
-            "reward_accuracy": (margin > 0).float().mean(),
-            "chosen_logp": chosen.detach().mean(),
-            "rejected_logp": rejected.detach().mean(),
+        values = {
+            "loss": losses,
+            "reward_margin": margin,
+            "reward_accuracy": (margin > 0).float(),
+            "chosen_logp": chosen.detach(),
+            "rejected_logp": rejected.detach(),
         }
+        every = shared(pairs.sum().float())
+        parts = {name: mean(value, pairs, lambda _: every) for name, value in values.items()}
+        if self.anchor:
+            parts["loss"] = parts["loss"] + self.anchor * cross_entropy(logp[0::2], mask[0::2], shared)
+        return parts
 
 
 class WeightedLikelihood(Objective):
@@ -132,9 +160,9 @@ class WeightedLikelihood(Objective):
 
     kind: ClassVar[Kind] = "weighted"
 
-    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor) -> dict[str, Tensor]:
+    def __call__(self, batch: Mapping[str, Tensor], logp: Tensor, shared: Shared = alone) -> dict[str, Tensor]:
         """The mean weighted loss of a token that has a weight."""
-        return {"loss": weighted_log_likelihood(logp, batch["weights"][:, 1:] * response_mask(batch))}
+        return {"loss": weighted_log_likelihood(logp, batch["weights"][:, 1:] * response_mask(batch), shared)}
 
 
 def response_mask(batch: Mapping[str, Tensor]) -> Tensor:

@@ -293,5 +293,5 @@ def forget_other(home: Path, verb: Verb, mark: str) -> None:
         return
     elif verb == "fit" and started.is_file() and started.read_text() != mark:
         for old in home.glob("checkpoints/*.ckpt"):
-            old.unlink()
+            shutil.rmtree(old) if old.is_dir() else old.unlink()  # of several ranks it is a folder
     write_whole(started, mark)

@@ -8,11 +8,13 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
 
 from stepneg.errors import InputError
 from stepneg.objectives import IGNORED, Objective, token_log_probs
+from stepneg.sharding import divide, zero3
 from stepneg.tree_attention import attention_plan
 
 LOGITS = 2**24  # 64 MiB in float32
@@ -140,25 +142,48 @@ class Policy(L.LightningModule):
         if self.model is not None:
             return
         path = self.path or Path(self.trainer.datamodule.policy)  # type: ignore[attr-defined]
+        in_parts = zero3(self.trainer.strategy)
         self.model = load_model(path)
+        del in_parts
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.model.train()
+        if self.device_mesh is not None:
+            compute = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+            divide(self, self.model, self.device_mesh["data_parallel"], compute)
+            for name in ("log_probs", "check_packing"):
+                register_fsdp_forward_method(self, name)
+
+    def log_probs(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """As :func:`batch_log_probs`; under FSDP2 with the weights that are not a layer's put together."""
+        assert self.model is not None
+        return batch_log_probs(self.model, batch)
+
+    def check_packing(self, batch: Mapping[str, Tensor]) -> None:
+        """As :func:`check_packing`, put together likewise."""
+        assert self.model is not None
+        check_packing(self.model, batch)
+
+    def shared(self, count: Tensor) -> Tensor:
+        """The mean of a count over the ranks."""
+        return self.trainer.strategy.reduce(count, reduce_op="mean")
 
     def loss(self, batch: Mapping[str, Tensor], stage: str) -> Tensor:
-        """Objective of a batch; logs it and its parts under ``stage/``."""
-        assert self.model is not None
-        parts = self.objective(batch, batch_log_probs(self.model, batch))
+        """Objective of a batch, of which the mean over ranks is that of all their batches together.
+
+        Logs it and its parts under ``stage/``, as means over ranks.
+        """
+        parts = self.objective(batch, self.log_probs(batch), self.shared)
         size = batch["input_ids"].shape[0]
-        self.log_dict({f"{stage}/{name}": value.detach() for name, value in parts.items()}, batch_size=size)
-        self.log(f"{stage}_loss", parts["loss"].detach(), prog_bar=True, logger=False, batch_size=size)
+        means = self.shared(torch.stack([value.detach() for value in parts.values()]))
+        self.log_dict({f"{stage}/{name}": value for name, value in zip(parts, means, strict=True)}, batch_size=size)
+        self.log(f"{stage}_loss", means[list(parts).index("loss")], prog_bar=True, logger=False, batch_size=size)
         return parts["loss"]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step on the objective."""
-        assert self.model is not None
         if not self.checked:
-            check_packing(self.model, batch)
+            self.check_packing(batch)
             self.checked = True
         return self.loss(batch, "train")
 
@@ -171,16 +196,16 @@ class Policy(L.LightningModule):
         self.log_held_out(batch, "test")
 
     def log_held_out(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log the mean negative log-likelihood, in nats a token, of the labelled tokens."""
-        assert self.model is not None
-        logp = batch_log_probs(self.model, batch)
-        tokens = (batch["labels"][:, 1:] >= 0).sum()
-        self.log(f"{stage}/nll", -logp.sum() / tokens, batch_size=int(tokens), prog_bar=True, sync_dist=True)
+        """Log the mean negative log-likelihood, in nats a token, of the labelled tokens of all ranks."""
+        logp = self.log_probs(batch)
+        held = torch.stack([-logp.sum(), (batch["labels"][:, 1:] >= 0).sum().to(logp)])
+        nats, tokens = self.trainer.strategy.reduce(held, reduce_op="sum")
+        # Lightning's mean over ranks is exact only where all weigh the same: it divides in whole numbers.
+        self.log(f"{stage}/nll", nats / tokens, batch_size=int(tokens), prog_bar=True, sync_dist=True)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Summed log-probability [B] of each row's labelled tokens, in nats."""
-        assert self.model is not None
-        return batch_log_probs(self.model, batch).sum(-1)
+        return self.log_probs(batch).sum(-1)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule over all steps of the fit."""

@@ -1,6 +1,7 @@
 """LightningCLI's verbs: ``fit``, ``validate``, ``test`` and ``predict``."""
 
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from stepneg.callbacks.export import Export
 from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.throughput import Throughput
+from stepneg.data.handover import attempt, once
 from stepneg.errors import InputError
 from stepneg.policy import Policy
 
@@ -27,6 +29,18 @@ class RunConfig(SaveConfigCallback):
         root.mkdir(parents=True, exist_ok=True)
         text = self.parser.dump(self.config, skip_none=False)
         (root / ("config.yaml" if stage == "fit" else f"config-{TrainerFn(stage).value}.yaml")).write_text(text)
+
+
+class EndTogether(L.Callback):
+    """When this process fails, the ranks that it launched end too: in a collective they might wait for it for long.
+
+    Lightning sees to the other direction, and a cluster's launcher to ranks on other nodes.
+    """
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """A rank in a collective hears no gentler signal."""
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)
 
 
 class StepnegCLI(LightningCLI):
@@ -61,6 +75,19 @@ class StepnegCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
         return super().instantiate_trainer(default_root_dir=str(root), **job, **kwargs)
 
+    def prepare_data(self) -> None:
+        """Make the data of many ranks before they meet, on the first one; Lightning then finds it made.
+
+        This may take hours, in which the others hold no device and wait in no collective.
+        """
+        if self.trainer.world_size == 1:
+            return
+        self.datamodule.trainer = self.trainer
+        sign = Path(self.trainer.default_root_dir) / f".{self.subcommand}-data-{attempt()}.json"
+        once(self.datamodule.prepare_data, sign, self.trainer.global_rank)
+
+    before_fit = before_validate = before_test = before_predict = prepare_data
+
 
 def geometry(environ: Mapping[str, str]) -> dict[str, int]:
     """The trainer's devices and nodes as srun has started this process, which any others would contradict."""
@@ -83,6 +110,7 @@ def cli(argv: list[str], kind: type[StepnegCLI] = StepnegCLI, run: bool = True) 
         subclass_mode_data=True,
         save_config_callback=RunConfig,
         save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
+        trainer_defaults={"callbacks": EndTogether()},
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         seed_everything_default=0,

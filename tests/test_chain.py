@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -405,7 +406,10 @@ def test_what_has_changed_is_run_again(folder: Path, runner: Runner, change: str
     assert [argv[0] for argv in runner.ran[before:]] == again
 
 
-def test_only_checkpoints_of_the_same_settings_are_gone_on_from(folder: Path, runner: Runner) -> None:
+@pytest.mark.parametrize("make", [Path.touch, partial(Path.mkdir, exist_ok=True)], ids=["file", "parts of ranks"])
+def test_only_checkpoints_of_the_same_settings_are_gone_on_from(
+    folder: Path, runner: Runner, make: Callable[[Path], None]
+) -> None:
     repeat = cells(folder / "run", [0])
     checkpoint = folder / "run/seed-0/sft/checkpoints/last.ckpt"
     runner.fails = lambda argv: True
@@ -416,7 +420,7 @@ def test_only_checkpoints_of_the_same_settings_are_gone_on_from(folder: Path, ru
             pipeline(runner, folder, [Stage("sft", [], {"trainer.max_epochs": epochs})], repeat)
         there = checkpoint.exists()
         checkpoint.parent.mkdir(exist_ok=True)
-        checkpoint.touch()
+        make(checkpoint)
         return there
 
     assert [start(1), start(1), start(2), start(2), start(1)] == [False, True, False, True, False]

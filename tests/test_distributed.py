@@ -1,4 +1,4 @@
-"""Two processes on one machine (DDP over gloo): rank zero prepares and evaluates, both train."""
+"""Two processes on one machine (gloo): rank zero prepares and evaluates, both train."""
 
 import json
 import math
@@ -30,7 +30,7 @@ data:
       max_tokens: 200
 trainer:
   accelerator: cpu
-  strategy: ddp
+  strategy: STRATEGY
   devices: 2
   max_epochs: 1
   log_every_n_steps: 1
@@ -46,9 +46,10 @@ trainer:
 """
 
 
-def test_two_ranks_fit_on_what_rank_zero_sampled(tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("stepneg.sharding.FSDP2", marks=pytest.mark.slow)])
+def test_two_ranks_fit_on_what_rank_zero_sampled(strategy, tmp_path):
     config = tmp_path / "fit.yaml"
-    config.write_text(FIT.replace("HOME", str(tmp_path)))
+    config.write_text(FIT.replace("HOME", str(tmp_path)).replace("STRATEGY", strategy))
     run = tmp_path / "run"
     argv = ["fit", "--config", str(config), f"--trainer.default_root_dir={run}"]
     done = subprocess.run(

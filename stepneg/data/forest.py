@@ -49,7 +49,8 @@ def forest(rows: Sequence[Row], labels: Tensor) -> dict[str, Tensor]:
     Returns:
         ``tree_ids`` and ``tree_depth`` [N], the distinct tokens in preorder and how many ancestors each has;
         ``tree_parent`` and ``tree_target`` [E], the edges that carry loss: the place whose logits predict, and what;
-        ``tree_edge`` [B, T-1], the edge of each label behind the first place, 0 where there is none.
+        ``tree_edge`` [B, T-1], the edge of each label behind the first place, 0 where there is none. Without any label
+        there is one edge, so that the head is computed on every rank of several.
     """
     depth, paths, ids = plant(rows)
     nodes = np.zeros(labels.shape, np.int64)
@@ -61,6 +62,7 @@ def forest(rows: Sequence[Row], labels: Tensor) -> dict[str, Tensor]:
     parent[nodes[:, 1:][carries]] = nodes[:, :-1][carries]
     edges = np.zeros(carries.shape, np.int64)
     edges[carries] = edge
+    child = child if child.size else np.zeros(1, np.int64)
     tokens = torch.tensor(ids)
     return {
         "tree_ids": tokens,

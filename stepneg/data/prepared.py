@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepneg.credit.pairs import Trace
 from stepneg.data.forest import batched
-from stepneg.data.rows import Example, Row, SeededOrder, check_lengths, teacher_row
+from stepneg.data.rows import Example, Examples, Row, SeededOrder, check_lengths, teacher_row
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 from stepneg.pipeline import Draw
@@ -24,6 +24,7 @@ from stepneg.policy import batch_log_probs, check_packing, load_model
 from stepneg.policy_folder import context_length, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.contamination import contamination
+from stepneg.sampling.vllm_engine import leave_device
 
 
 class ResumableLoader(DataLoader[Example]):
@@ -125,8 +126,8 @@ def read_built(file: Path) -> Built:
 class Prepared(L.LightningDataModule):
     """Training data that ``build`` makes once per fingerprint of its settings, problems and policy.
 
-    ``prepare_data`` runs on one process of the whole job (Lightning holds the others at a barrier without a
-    time-out) and leaves ``RUN/data/FINGERPRINT.jsonl``; ``setup`` reads that file in every process.
+    ``prepare_data`` runs on one process of the whole job (:mod:`stepneg.data.handover`) and leaves
+    ``RUN/data/FINGERPRINT.jsonl``; ``setup`` reads that file in every process.
 
     Args:
         policy: HF folder; its tokenizer is used, and it is the policy that is sampled and the reference.
@@ -202,6 +203,7 @@ class Prepared(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make the examples unless their file is there."""
+        assert self.trainer is not None
         tokenizer = load_tokenizer(self.policy)
         problems = self.load_problems()
         file = self.file(problems)
@@ -211,6 +213,7 @@ class Prepared(L.LightningDataModule):
         if not built.examples:
             raise InputError(f"data: no training example came of {len(problems)} problems: {json.dumps(built.facts)}")
         write_built(built, file)
+        leave_device(self.trainer.strategy.root_device)
 
     def setup(self, stage: str) -> None:
         """Read the examples back, and encode the held-out problems."""
@@ -287,23 +290,26 @@ class Prepared(L.LightningDataModule):
             self.training.load_state_dict(state_dict["training"])
 
     def val_dataloader(self) -> DataLoader[Example] | list[Any]:
-        """Worked solutions of the held-out problems."""
-        return self.loader(self.held_out, None) if self.held_out else []
+        """Worked solutions of the held-out problems, each on one rank."""
+        assert self.trainer is not None
+        ranks = (self.trainer.world_size, self.trainer.global_rank)
+        order = SeededOrder(len(self.held_out), self.seed, *ranks, shuffled=False)
+        return self.loader(self.held_out, order) if self.held_out else []
 
     def test_dataloader(self) -> DataLoader[Example] | list[Any]:
         """As in validation."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader[Example] | list[Any]:
-        """As in validation."""
-        return self.val_dataloader()
+        """As in validation; Lightning deals them out."""
+        return self.loader(self.held_out, None) if self.held_out else []
 
     def loader(
         self, examples: list[Example], order: Iterable[int] | None, kind: Callable[..., Any] = DataLoader
     ) -> Any:
         """Batches of rows, as :func:`stepneg.data.forest.batched` makes them."""
         return kind(
-            dataset=examples,
+            dataset=Examples(examples),
             batch_size=self.batch_size,
             sampler=order,
             collate_fn=partial(batched, pad_id=self.pad_id, packed=self.packed),

@@ -1,6 +1,5 @@
 """From token ids to batches: rows, their labels and weights, padding."""
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor
-from torch.utils.data import DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
 from stepneg.errors import InputError
@@ -40,6 +39,34 @@ class Row:
 
 
 Example = tuple[Row, ...]  # one row for solutions and weighted steps, (chosen, rejected) for pairs
+BLANK = -1  # the place of an example that carries no loss
+
+
+def blank(example: Example) -> Example:
+    """An example of two tokens a row, in the form of ``example``, that carries no loss."""
+    return tuple(
+        Row(
+            row.prompt_ids[:1],
+            row.response_ids[:1],
+            shared=1,
+            weights=None if row.weights is None else (0.0,),
+            reference_logp=None if row.reference_logp is None else 0.0,
+        )
+        for row in example
+    )
+
+
+class Examples(Dataset[Example]):
+    """Examples by their place; at ``BLANK`` stands one without loss, for a rank that has none left."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: int) -> Example:
+        return blank(self.examples[0]) if place == BLANK else self.examples[place]
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, template: str, question: str) -> tuple[int, ...]:
@@ -114,7 +141,8 @@ class SeededOrder(DistributedSampler[int]):
     """A shuffle that depends on (seed, epoch) alone, so that a resumed run sees the order it would have seen.
 
     Ranks take places of one order in turns, so batches of all ranks together are those of one process with the same
-    global batch. The last places are filled from the front where the ranks do not divide the size.
+    global batch. The last places are blank where the ranks do not divide the size: all ranks make the same steps, and
+    no example counts twice.
 
     Args:
         size: number of examples.
@@ -123,6 +151,7 @@ class SeededOrder(DistributedSampler[int]):
         rank: which of them.
         groups: examples that follow each other, as those of one problem; None for each on its own.
         block: places that a rank takes at a turn.
+        shuffled: off, the order is that of the examples.
 
     Attributes:
         behind: places that the next pass leaves out, of an epoch that an earlier process has begun.
@@ -136,8 +165,9 @@ class SeededOrder(DistributedSampler[int]):
         rank: int = 0,
         groups: Sequence[Sequence[int]] | None = None,
         block: int = 1,
+        shuffled: bool = True,
     ) -> None:
-        super().__init__(range(size), replicas, rank, seed=seed)  # type: ignore[arg-type]
+        super().__init__(range(size), replicas, rank, shuffle=shuffled, seed=seed)  # type: ignore[arg-type]
         self.size, self.block = size, block
         self.behind = 0
         self.groups = [[i] for i in range(size)] if groups is None else groups
@@ -148,9 +178,10 @@ class SeededOrder(DistributedSampler[int]):
     def places(self) -> Iterator[int]:
         """This rank's examples of the whole epoch."""
         shuffled = list(self.groups)
-        random.Random(f"{self.seed}/{self.epoch}").shuffle(shuffled)
+        if self.shuffle:
+            random.Random(f"{self.seed}/{self.epoch}").shuffle(shuffled)
         order = [i for group in shuffled for i in group]
-        order += (order * math.ceil(self.num_replicas / max(1, self.size)))[: self.total_size - self.size]
+        order += [BLANK] * (self.total_size - self.size)
         for start in range(0, self.total_size, self.num_replicas * self.block):
             turn = order[start : start + self.num_replicas * self.block]
             each = len(turn) // self.num_replicas

@@ -12,11 +12,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stepneg.errors import InputError
 from stepneg.sampling.engine import Completion, Decoding, Request
 from stepneg.sampling.store import fingerprint_policy
+
+if TYPE_CHECKING:
+    import torch
 
 LAUNCHER = (
     "RANK",
@@ -192,6 +195,12 @@ def close_all() -> None:
     """End all engines with this process."""
     for options in list(WORKERS):
         close(options)
+
+
+def leave_device(training: "torch.device") -> None:
+    """End all engines if they take memory of the device that trains; beside a CPU's training they stay."""
+    if training.type != "cpu":
+        close_all()
 
 
 def check_policy(policy: Path) -> None:

@@ -80,7 +80,10 @@ def test_a_pair_costs_its_distinct_tokens() -> None:
     assert "tree_ids" not in batched([(chosen, rejected)], 0, packed=False)
 
 
-def test_nothing_to_learn_is_no_edge() -> None:
+def test_nothing_to_learn_is_one_edge_without_a_label() -> None:
+    """So that a rank without examples computes the head too, as the others wait for its gradients."""
     row = Row((1, 2), (3, 4), shared=2)
     labels = collate([(row,)], 0)["labels"]
-    assert forest([row], labels)["tree_target"].tolist() == []
+    tree = forest([row], labels)
+    assert (tree["tree_parent"].tolist(), tree["tree_target"].tolist()) == ([0], [1])
+    assert not tree["tree_edge"].any()

@@ -5,9 +5,12 @@ import torch
 from transformers import AutoTokenizer
 
 from stepneg.credit.pairs import Pair
+from stepneg.data.forest import batched
 from stepneg.data.pairs import as_example
 from stepneg.data.prepared import Built, read_built, write_built
 from stepneg.data.rows import (
+    BLANK,
+    Examples,
     Row,
     SeededOrder,
     check_lengths,
@@ -17,6 +20,8 @@ from stepneg.data.rows import (
     teacher_row,
 )
 from stepneg.errors import InputError
+from stepneg.objectives import DPO, CrossEntropy, WeightedLikelihood
+from stepneg.policy import batch_log_probs, load_model
 from stepneg.problems import Problem
 
 
@@ -88,7 +93,36 @@ def test_ranks_share_one_order_and_leave_nothing_out(size, replicas):
     assert len({len(places) for places in taken} | {len(ranks[0])}) == 1
     together = [place for turn in zip(*taken, strict=True) for place in turn]
     assert together[:size] == list(alone)
+    assert together[size:] == [BLANK] * (len(together) - size)
     assert len(together) - size < replicas
+
+
+def test_an_order_without_shuffling_deals_the_examples_out():
+    ranks = [list(SeededOrder(5, 3, 2, rank, shuffled=False)) for rank in range(2)]
+    assert ranks == [[0, 2, 4], [1, 3, BLANK]]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("objective", [CrossEntropy(), DPO(0.3, anchor=2.0), WeightedLikelihood()])
+def test_a_blank_example_changes_no_loss_and_alone_has_none(objective, packed, tiny):
+    """It stands where a rank has no example left: its gradients are there, and 0."""
+    weights = (0.5, 2.0, 1.0) if objective.kind == "weighted" else None
+    row = Row((5, 6, 7), (8, 9, 2), 0, weights, -3.0 if objective.kind == "pairs" else None)
+    example = (row, Row((5, 6, 7), (8, 4), 1, None, -2.0)) if objective.kind == "pairs" else (row,)
+    examples = Examples([example])
+    assert examples[0] == example
+    model = load_model(tiny).eval()
+
+    def parts(*places):
+        batch = batched([examples[place] for place in places], pad_id=0, packed=packed)
+        return objective(batch, batch_log_probs(model, batch))
+
+    for name, value in parts(0).items():
+        torch.testing.assert_close(parts(0, BLANK)[name], value)
+    alone = parts(BLANK)["loss"]
+    assert float(alone) == 0.0
+    alone.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
 def test_built_data_survives_a_round_trip(tmp_path):
@@ -103,8 +137,6 @@ def test_built_data_survives_a_round_trip(tmp_path):
 
 def test_labels_and_log_probs_meet(tiny):
     """The policy's log-prob of a batch is that of each row alone, position by position."""
-    from stepneg.policy import batch_log_probs, load_model
-
     model = load_model(tiny).eval()
     rows = [Row((5, 6, 7), (8, 9, 2)), Row((5,), (9, 30, 31, 2)), Row((4, 4), (9, 2), shared=1)]
     batch = collate([(row,) for row in rows], pad_id=0)
@@ -128,7 +160,7 @@ def test_problems_stay_together_and_ranks_take_whole_batches(replicas, block):
     assert alone != list(range(10))
     ranks = [list(SeededOrder(10, 3, replicas, rank, groups, block)) for rank in range(replicas)]
     assert len({len(taken) for taken in ranks}) == 1
-    padded = [*alone, *alone][: replicas * len(ranks[0])]
+    padded = [*alone, *[BLANK] * replicas][: replicas * len(ranks[0])]
     # The batches of all ranks at a step are one batch of a single process.
     for step in range(0, len(ranks[0]), block):
         together = [place for taken in ranks for place in taken[step : step + block]]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stepneg.errors import InputError
 from stepneg.problems.arithmetic import Arithmetic
+from stepneg.sampling import vllm_engine
 from stepneg.sampling.engine import Completion, Decoding, Request
-from stepneg.sampling.vllm_engine import VLLMEngine, check_policy, close, worker
+from stepneg.sampling.vllm_engine import VLLMEngine, check_policy, close, leave_device, worker
 from tests.conftest import BASE
 
 ENGINE = VLLMEngine(kv_cache_gib=0.25, timeout=300)
@@ -156,3 +158,14 @@ def test_what_is_not_a_policy_is_refused(tmp_path, tiny, missing, message):
     (folder / missing).unlink()
     with pytest.raises(InputError, match=message):
         check_policy(folder)
+
+
+def test_engines_end_where_training_needs_their_device(monkeypatch):
+    ended = []
+    process = SimpleNamespace(kill=lambda: ended.append(1))
+    monkeypatch.setattr(vllm_engine, "WORKERS", {VLLMEngine(): process})
+    leave_device(torch.device("cpu"))
+    assert vllm_engine.WORKERS
+    leave_device(torch.device("cuda"))
+    assert ended == [1]
+    assert not vllm_engine.WORKERS

@@ -1,0 +1,94 @@
+"""One rank works, the others wait for its sign: until it is done, has failed, or is gone."""
+
+import json
+import os
+import threading
+import time
+
+import pytest
+
+from stepneg.data.handover import ATTEMPT, attempt, once
+from stepneg.errors import InputError
+
+
+def waiting(sign, patience=30.0):
+    """A thread of rank 1, and the list that takes what it ended with."""
+    ended = []
+
+    def wait():
+        try:
+            once(lambda: ended.append("worked"), sign, 1, beat=0.02, patience=patience)
+            ended.append("done")
+        except InputError as error:
+            ended.append(str(error))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread, ended
+
+
+def test_the_others_return_when_the_work_is_done_and_do_none(tmp_path):
+    thread, ended = waiting(tmp_path / "data" / "sign.json")
+    time.sleep(0.1)
+    made = []
+    once(lambda: (time.sleep(0.2), made.append(list(ended))), tmp_path / "data" / "sign.json", 0, beat=0.02)
+    thread.join(10)
+    assert made == [[]]  # nobody went on before
+    assert ended == ["done"]
+
+
+def test_a_long_work_outlasts_the_patience_as_long_as_there_are_signs_of_life(tmp_path):
+    thread, ended = waiting(tmp_path / "sign.json", patience=0.5)
+    once(lambda: time.sleep(1.5), tmp_path / "sign.json", 0, beat=0.05)
+    thread.join(10)
+    assert ended == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(InputError("data.problems: none"), ": data.problems: none"), (KeyError("x"), ": KeyError: 'x'")],
+)
+def test_a_failure_ends_all_with_its_message(error, message, tmp_path):
+    thread, ended = waiting(tmp_path / "sign.json")
+
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)):
+        once(fail, tmp_path / "sign.json", 0, beat=0.02)
+    thread.join(10)
+    assert ended == [f"rank 0 failed, and rank 1 ends with it{message}"]
+
+
+def test_an_interruption_is_told_too(tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        once(stop, tmp_path / "sign.json", 0)
+    with pytest.raises(InputError, match="it was interrupted"):
+        once(stop, tmp_path / "sign.json", 1)
+
+
+@pytest.mark.parametrize("left", [None, ["working", "7"]])
+def test_a_rank_that_is_gone_is_noticed(left, tmp_path):
+    sign = tmp_path / "sign.json"
+    if left:
+        sign.write_text(json.dumps(left))
+    started = time.monotonic()
+    with pytest.raises(InputError, match="no sign of life of rank 0 for 0 s"):
+        once(lambda: None, sign, 1, beat=0.02, patience=0.3)
+    assert 0.3 <= time.monotonic() - started < 5
+
+
+def test_the_name_of_an_attempt_is_shared_inherited_and_new_after_a_requeue(monkeypatch):
+    monkeypatch.setenv(ATTEMPT, "")
+    names = []
+    for restarts in ("0", "0", "1"):
+        monkeypatch.delenv(ATTEMPT)
+        monkeypatch.setenv("SLURM_JOB_ID", "17")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        names.append(attempt())
+    assert names[0] == names[1] != names[2]
+    monkeypatch.setenv("SLURM_JOB_ID", "18")
+    assert attempt() == names[2] == os.environ[ATTEMPT]

@@ -1,0 +1,44 @@
+"""The shipped ZeRO configurations under the real DeepSpeed, on CPU: they train as plain AdamW does, and export."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from stepneg.cli import main
+from tests.rank import on_ranks
+from tests.test_sharding import CPU, OBJECTIVES, config_for, fit, scalars
+
+pytest.importorskip("deepspeed", reason="make test installs DeepSpeed behind the other tests")
+
+# DeepSpeed takes an unfinished accumulation over into the next epoch, where Lightning alone makes a step of it.
+WHOLE = ["--trainer.limit_train_batches=6"]
+STAGES = ("deepspeed_zero2", "deepspeed_zero3", "deepspeed_zero3_offload")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_zero_trains_as_one_process_does(stage, tiny, tmp_path):
+    """In float32 to rounding; in bfloat16, as shipped, the loss falls alike; on 2 ranks, of which one ends up empty."""
+    config = config_for(tiny, tmp_path)
+    for kind in OBJECTIVES:
+        main([*fit(config, tmp_path / "alone" / kind, kind, 4, [*CPU, "--trainer.devices=1"]), *WHOLE])
+    overlay = [f"--config=configs/trainer/{stage}.yaml", "--trainer.accelerator.class_path=tests.on_cpu.OnCPU"]
+    overlay += ["--trainer.devices=2", *WHOLE]
+    runs = [
+        fit(config, tmp_path / stage / kind, kind, 2, [*overlay, "--trainer.precision=32-true"]) for kind in OBJECTIVES
+    ]
+    runs += [fit(config, tmp_path / stage / "bfloat16", "solutions", 2, overlay)]
+    for ended in on_ranks(2, runs, timeout=300, environment={"DS_ACCELERATOR": "cpu"}):
+        assert ended.code == 0, ended.output[-3000:]
+    for kind in OBJECTIVES:
+        alone, root = tmp_path / "alone" / kind, tmp_path / stage / kind
+        assert scalars(root, "train/loss") == pytest.approx(scalars(alone, "train/loss"), abs=1e-4)
+        weights, found = (load_file(r / "last" / "model.safetensors") for r in (alone, root))
+        assert found.keys() == weights.keys()
+        for name, value in weights.items():
+            torch.testing.assert_close(found[name], value, atol=1e-4, rtol=0)
+    rounded = scalars(tmp_path / stage / "bfloat16", "train/loss")
+    assert rounded == pytest.approx(scalars(tmp_path / "alone" / "solutions", "train/loss"), abs=0.1)
+    assert rounded[-1] < rounded[0]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / stage / "bfloat16" / "last", dtype="auto")
+    assert model.dtype == torch.bfloat16
