@@ -18,7 +18,8 @@ from jsonargparse import auto_cli
 from stepneg.commands import chain_parser, folder_of, stages_of
 from stepneg.costs import Cost, in_time
 from stepneg.estimate import estimates
-from stepneg.pipeline import Job, cells, pipeline
+from stepneg.jobs import Job
+from stepneg.pipeline import cells, pipeline
 from stepneg.training import run
 
 ROOT = Path(__file__).parents[1]
