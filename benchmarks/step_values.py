@@ -7,6 +7,7 @@ how far chance moves pits. Needs a policy that is right now and then, as ``make 
 
 import json
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from stepneg.sampling.vllm_engine import VLLMEngine
 
 RESULTS = Path(__file__).with_name("results") / "step_values.json"
 MOST = 64
+SURE = 3  # right ones of 64 that are found again by other 64 with a probability of 95 %: 1 - (1 - 3/64)^64
 
 
 def pit_by(trace: Trace, generated: Generated, n: int) -> int | None:
@@ -29,6 +31,13 @@ def pit_by(trace: Trace, generated: Generated, n: int) -> int | None:
     outcomes = [[ok for _, ok in generated.continuations[prefix(trace, i)]][:n] for i in range(1, len(trace.ends))]
     counts = [trace.counts[0], *((len(found), sum(found)) for found in outcomes), (n, 0)]
     return first_pit(step_values(counts, 1))
+
+
+def decided(trace: Trace, generated: Generated) -> bool:
+    """Whether chance does not move the pit: each prefix before it is solved in ``SURE`` rollouts at least."""
+    pit = pit_by(trace, generated, MOST)
+    before = range(1, len(trace.ends) if pit is None else pit)
+    return all(sum(ok for _, ok in generated.continuations[prefix(trace, i)][:MOST]) >= SURE for i in before)
 
 
 def tokens_of(traces: list[Trace], generated: Generated, n: int, to_the_end: bool) -> int:
@@ -46,7 +55,7 @@ def main(
     policy: Path = Path("runs/arithmetic/seed-0/sft/last"),
     size: int = 60,
     seed: int = 300,
-    errors: list[float] = [0.05, 0.01],  # noqa: B006
+    searches: list[tuple[float, int]] = [(0.05, 48), (0.01, 48), (0.001, 64)],  # noqa: B006
     negatives: int = 2,
     samples: int = 16,
     out: Path = RESULTS,
@@ -57,7 +66,7 @@ def main(
         policy: HF folder, sampled and rolled out.
         size: number of generated problems.
         seed: which.
-        errors: of the search.
+        searches: error, and the most rollouts of a prefix.
         negatives: most wrong solutions of a problem.
         samples: solutions of a problem.
         out: the file.
@@ -75,7 +84,14 @@ def main(
     replace(rollouts, seed=1).value(policy, traces, answers, tokenizer, again, to_the_end=True)
     truth = [pit_by(t, every, MOST) for t in traces]
     base = tokens_of(traces, every, 16, to_the_end=True)
+    sure = [decided(t, every) for t in traces]
     rows: list[dict[str, Any]] = []
+
+    def add(way: str, pits: list[int | None], tokens: int, **setting: float) -> None:
+        same = [pit == true for pit, true in zip(pits, truth, strict=True)]
+        both = {"same": sum(same) / len(same), "same_decided": sum(compress(same, sure)) / sum(sure)}
+        rows.append({"way": way, **setting, **both, "tokens": tokens, "share": tokens / base})
+
     ways = (
         ("every prefix", every, True),
         ("up to the pit", every, False),
@@ -83,22 +99,21 @@ def main(
     )
     for n in (8, 16, 32, MOST):
         for way, found, to_the_end in ways:
-            same = sum(pit_by(t, found, n) == pit for t, pit in zip(traces, truth, strict=True)) / len(traces)
-            rows.append({"way": way, "rollouts": n, "same": same, "tokens": tokens_of(traces, found, n, to_the_end)})
-    for error in errors:
+            add(way, [pit_by(t, found, n) for t in traces], tokens_of(traces, found, n, to_the_end), rollouts=n)
+    for error, most in searches:
         for drawing, way in ((0, "search"), (1, "search, other rollouts")):
             found = Generated(drawn.traces)
-            searching = replace(rollouts, pit_error=error, rollouts=48, seed=drawing)
+            searching = replace(rollouts, pit_error=error, rollouts=most, seed=drawing)
             searching.find_pits(policy, traces, answers, tokenizer, found)
-            pits = {(t.problem_id, t.response_ids): first_pit(step_values(t.counts, 1)) for t in found.valued}
-            same = sum(pits[t.problem_id, t.response_ids] == p for t, p in zip(traces, truth, strict=True))
-            rows.append(
-                {"way": way, "error": error, "rollouts": 48, "same": same / len(traces)}
-                | {"tokens": int(found.facts["rollout_tokens"])}
-            )
-    for row in rows:
-        row["share"] = row["tokens"] / base
-    result = {"traces": len(traces), "steps": sum(len(t.ends) for t in traces) / len(traces), "rows": rows}
+            of = {(t.problem_id, t.response_ids): first_pit(step_values(t.counts, 1)) for t in found.valued}
+            pits = [of[t.problem_id, t.response_ids] for t in traces]
+            add(way, pits, int(found.facts["rollout_tokens"]), error=error, rollouts=most)
+    result = {
+        "traces": len(traces),
+        "decided": sum(sure),
+        "steps": sum(len(t.ends) for t in traces) / len(traces),
+        "rows": rows,
+    }
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
@@ -107,16 +122,19 @@ def main(
 def table(result: dict[str, Any]) -> str:
     """The rows in Markdown."""
     lines = [
-        "| way | rollouts a prefix | error | same pit as 64 at every prefix | tokens | of 16 at every prefix |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| way | rollouts a prefix | error | same pit as 64 at every prefix | in decided ones | tokens"
+        " | of 16 at every prefix |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in result["rows"]:
         most = f"at most {row['rollouts']}" if "error" in row else row["rollouts"]
         lines.append(
-            f"| {row['way']} | {most} | {row.get('error', '')} | {100 * row['same']:.1f} % | {row['tokens']:,}"
+            f"| {row['way']} | {most} | {row.get('error', '')} | {100 * row['same']:.1f} %"
+            f" | {100 * row['same_decided']:.1f} % | {row['tokens']:,}"
             f" | {100 * row['share']:.1f} % |"
         )
-    return "\n".join([*lines, "", f"{result['traces']:,} wrong solutions of {result['steps']:.1f} steps."])
+    said = f"{result['traces']:,} wrong solutions of {result['steps']:.1f} steps, {result['decided']:,} decided."
+    return "\n".join([*lines, "", said])
 
 
 if __name__ == "__main__":

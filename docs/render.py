@@ -1,14 +1,18 @@
 """Put the tables of the committed results into the pages: ``python -m docs.render`` after results have changed.
 
-A page holds ``<!-- NAME -->``, the table, ``<!-- end -->``; a test checks that rendering changes nothing.
+Results are docs/results/NAME.csv of studies and benchmarks/results/NAME.json of benchmarks. A page holds
+``<!-- NAME -->``, the table, ``<!-- end -->``; a test checks that rendering changes nothing.
 """
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from benchmarks import growth, memory, sampling, scale, step_values, store, writers
 from stepneg.analysis import scaling, study
 from stepneg.studies import credit, first_hop, spurious, theorem
 
@@ -27,6 +31,16 @@ TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "fast": lambda frame: study.table(frame, "every_prefix"),
     "theorem": theorem.table,
 }
+BENCHMARKS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "growth": growth.table,
+    "memory": memory.table,
+    "sampling": sampling.table,
+    "scale": scale.table,
+    "step_values": step_values.table,
+    "store": store.table,
+    "writers": writers.table,
+}
+MEASURED = DOCS.parent / "benchmarks" / "results"
 MARK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -35,7 +49,11 @@ def rendered(text: str) -> str:
 
     def table(found: re.Match[str]) -> str:
         name = found["name"]
-        return f"<!-- {name} -->\n\n{TABLES[name](pd.read_csv(RESULTS / f'{name}.csv'))}\n\n<!-- end -->"
+        if name in BENCHMARKS:
+            text = BENCHMARKS[name](json.loads((MEASURED / f"{name}.json").read_text()))
+        else:
+            text = TABLES[name](pd.read_csv(RESULTS / f"{name}.csv"))
+        return f"<!-- {name} -->\n\n{text}\n\n<!-- end -->"
 
     return MARK.sub(table, text)
 
