@@ -241,7 +241,7 @@ def test_a_config_that_cannot_be_used_is_refused(text, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [["--machines", "[x8]"], ["--machines", "[0x8]"], ["--row", "0"], ["--gpu_gb", "0"]]
+    "options", [["--machines", "[x8]"], ["--machines", "[8x]"], ["--row", "0"], ["--gpu_gb", "0"]]
 )
 def test_options_without_a_meaning_are_refused(options):
     with pytest.raises(InputError, match="memory: "):
