@@ -479,7 +479,6 @@ class Calibration:
                 policy = tested(job, given)
                 sample = self.evaluation(policy, job, "test")
                 total += drawn(callback.engine, str(policy), sample, self.count(source))
-                total += Cost(run_bytes=self.trained.policy_bytes)
             return total
         sample, problems = self.data(job), self.count(given.data)
         assert sample.built is not None
