@@ -240,9 +240,7 @@ def test_a_config_that_cannot_be_used_is_refused(text, message, tmp_path):
         architecture(file)
 
 
-@pytest.mark.parametrize(
-    "options", [["--machines", "[x8]"], ["--machines", "[8x]"], ["--row", "0"], ["--gpu_gb", "0"]]
-)
+@pytest.mark.parametrize("options", [["--machines", "[x8]"], ["--machines", "[8x]"], ["--row", "0"], ["--gpu_gb", "0"]])
 def test_options_without_a_meaning_are_refused(options):
     with pytest.raises(InputError, match="memory: "):
         run(["memory", "configs/model/llama2_7b.json", *options])
