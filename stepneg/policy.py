@@ -142,7 +142,7 @@ class Policy(L.LightningModule):
         if self.model is not None:
             return
         path = self.path or Path(self.trainer.datamodule.policy)  # type: ignore[attr-defined]
-        in_parts = zero3(self.trainer.strategy)
+        in_parts = zero3(self.trainer.strategy) if self._trainer is not None else None
         self.model = load_model(path)
         del in_parts
         if self.gradient_checkpointing:
