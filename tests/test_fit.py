@@ -107,7 +107,15 @@ def test_a_fit_stopped_by_a_signal_goes_on_from_that_very_step(tmp_path, config,
     assert signal.getsignal(number) == signal.SIG_DFL
 
 
-def test_a_fit_that_breaks_off_goes_on_behind_its_last_epoch(tmp_path, config):
+@pytest.fixture
+def interruptible():
+    """A process that was started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_fit_that_breaks_off_goes_on_behind_its_last_epoch(tmp_path, config, interruptible):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     few = ["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=3"]
     main(["fit", config, *few, f"--trainer.default_root_dir={whole}"])
