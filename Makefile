@@ -40,7 +40,8 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest -m "not slow and not slurm"
-	# Last: where DeepSpeed is installed, every export imports it.
+	# Last: where DeepSpeed is installed, every export imports it. It compiles operators when they are first used.
+	command -v c++ > /dev/null || apt-get install --yes --no-install-recommends g++ libpython3-dev || true
 	$(BIN)/pip install --quiet --editable '.[deepspeed]'
 	$(BIN)/pytest tests/test_deepspeed.py
 
