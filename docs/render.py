@@ -12,7 +12,18 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks import growth, memory, sampling, scale, step_values, store, writers
+from benchmarks import (
+    growth,
+    memory,
+    pair_training,
+    sampling,
+    scale,
+    start_up,
+    step_values,
+    store,
+    training_profile,
+    writers,
+)
 from stepneg.analysis import scaling, study
 from stepneg.studies import credit, first_hop, spurious, theorem
 
@@ -34,10 +45,13 @@ TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
 BENCHMARKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "growth": growth.table,
     "memory": memory.table,
+    "pair_training": lambda result: pair_training.table(result["rows"]),
     "sampling": sampling.table,
     "scale": scale.table,
+    "start_up": start_up.table,
     "step_values": step_values.table,
     "store": store.table,
+    "training_profile": training_profile.table,
     "writers": writers.table,
 }
 MEASURED = DOCS.parent / "benchmarks" / "results"
