@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks import (
+    estimates,
     growth,
     memory,
     pair_training,
@@ -44,6 +45,7 @@ TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "theorem": theorem.table,
 }
 BENCHMARKS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "estimates": estimates.table,
     "growth": growth.table,
     "memory": memory.table,
     "pair_training": lambda result: pair_training.table(result["rows"]),
