@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Literal
 
+from rapidfuzz.distance import Levenshtein
+
 from stepneg.credit.values import Count, advantages, first_pit, step_values
 
 Ids = tuple[int, ...]
@@ -334,24 +336,8 @@ def most_diverse(traces: Sequence[Trace], limit: int) -> list[Trace]:
 
 
 def edit_distance(a: Sequence[int], b: Sequence[int]) -> float:
-    """Levenshtein distance over the longer length, in [0, 1]; 0 for two empty sequences.
-
-    Bit-parallel (Myers 1999, in the form of Hyyrö 2003): bit i of ``rise`` (``fall``) says that the distance to the
-    part of b read so far grows (shrinks) by one from a[:i] to a[:i+1]; a token of b updates all bits at once.
-    """
-    if not a or not b:
-        return float(len(a) != len(b))
-    places: dict[int, int] = {}
-    for i, token in enumerate(a):
-        places[token] = places.get(token, 0) | 1 << i
-    full = (1 << len(a)) - 1
-    rise, fall = full, 0
-    for token in b:
-        match = places.get(token, 0)
-        diagonal = ((((match & rise) + rise) ^ rise) | match | fall) & full
-        up = (fall | full ^ (diagonal | rise)) << 1 | 1
-        rise, fall = ((diagonal & rise) << 1 | ~(diagonal | up)) & full, up & diagonal
-    return (len(b) + rise.bit_count() - fall.bit_count()) / max(len(a), len(b))
+    """Levenshtein distance over the longer length, in [0, 1]; 0 for two empty sequences."""
+    return Levenshtein.normalized_distance(a, b)
 
 
 def advantage_weighted(traces: Iterable[Trace], k: int, beta: float, clip: float = 20.0) -> list[WeightedResponse]:
