@@ -20,7 +20,7 @@ def export(model: PreTrainedModel, tokenizer_folder: Path, out: Path, template: 
     """
     weights = None
     if any(map(in_parts, model.parameters())):
-        weights = whole_weights(model, keep=rank_zero_only.rank == 0)
+        weights = whole_weights(model, keep=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
     write(model, weights, tokenizer_folder, out, template)
 
 

@@ -67,9 +67,8 @@ class Throughput(L.Callback):
 
     def shares(self) -> dict[str, float]:
         """Seconds by activity: training, and what this fit sampled and graded."""
-        return {"training": self.spent["training"]} | {
-            name: SECONDS[name] - self.before[name] for name in ("sampling", "grading")
-        }
+        spent: dict[str, float] = {"training": self.spent["training"]}
+        return spent | {name: SECONDS[name] - self.before[name] for name in ("sampling", "grading")}
 
     def state_dict(self) -> dict[str, Any]:
         """Tokens and seconds so far."""

@@ -151,8 +151,13 @@ class Policy(L.LightningModule):
         if self.device_mesh is not None:
             compute = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
             divide(self, self.model, self.device_mesh["data_parallel"], compute)
-            for name in ("log_probs", "check_packing"):
+            for name in ("logits", "log_probs", "check_packing"):
                 register_fsdp_forward_method(self, name)
+
+    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B, T, V] of a batch's ``input_ids``; under FSDP2 as :meth:`log_probs`."""
+        assert self.model is not None
+        return self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
 
     def log_probs(self, batch: Mapping[str, Tensor]) -> Tensor:
         """As :func:`batch_log_probs`; under FSDP2 with the weights that are not a layer's put together."""

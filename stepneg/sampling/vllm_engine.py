@@ -50,6 +50,8 @@ class VLLMEngine:
         gpu_memory_utilization: share of a GPU's memory that vLLM takes.
         kv_cache_gib: size of the key-value cache on CPU, in GiB.
         max_num_seqs: sequences decoded together.
+        devices: GPUs that are the engine's own, as CUDA_VISIBLE_DEVICES names them (7, or 6,7); None for those of
+            this process, which it leaves before training.
         timeout: seconds without a finished request (or a loaded model) after which the engine counts as hung.
     """
 
@@ -59,6 +61,7 @@ class VLLMEngine:
     gpu_memory_utilization: float = 0.85
     kv_cache_gib: float = 1.0
     max_num_seqs: int = 256
+    devices: str | None = None
     timeout: float = 900.0
 
     def load(self, policy: Path) -> None:
@@ -100,12 +103,12 @@ class VLLMEngine:
 class Worker:
     """The client's end of the engine's process."""
 
-    def __init__(self) -> None:
+    def __init__(self, devices: str | None) -> None:
         ours, theirs = socket.socketpair()
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "stepneg.sampling.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=environment(),
+            env=environment(devices),
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if "STEPNEG_ENGINE_LOG" in os.environ else subprocess.DEVNULL,
             stderr=None if "STEPNEG_ENGINE_LOG" in os.environ else subprocess.DEVNULL,
@@ -166,12 +169,12 @@ class Worker:
         self.pipe.close()
 
 
-def environment() -> dict[str, str]:
-    """The environment of an engine: this process's, without what its launcher says of it."""
+def environment(devices: str | None) -> dict[str, str]:
+    """The environment of an engine: this process's, without what its launcher says of it, and with its own GPUs."""
     keep = {k: v for k, v in os.environ.items() if k not in LAUNCHER and not k.startswith(LAUNCHER_PREFIXES)}
     quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     own = {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TOKENIZERS_PARALLELISM": "false"}
-    return quiet | keep | own
+    return quiet | keep | own | ({} if devices is None else {"CUDA_VISIBLE_DEVICES": devices})
 
 
 WORKERS: dict[VLLMEngine, Worker] = {}
@@ -180,7 +183,7 @@ WORKERS: dict[VLLMEngine, Worker] = {}
 def worker(options: VLLMEngine) -> Worker:
     """The process of these options, started at first use."""
     if options not in WORKERS:
-        WORKERS[options] = Worker()
+        WORKERS[options] = Worker(options.devices)
     return WORKERS[options]
 
 
@@ -198,9 +201,11 @@ def close_all() -> None:
 
 
 def leave_device(training: "torch.device") -> None:
-    """End all engines if they take memory of the device that trains; beside a CPU's training they stay."""
-    if training.type != "cpu":
-        close_all()
+    """End the engines that take memory of the device that trains, unless it is a CPU or they have GPUs of their own."""
+    if training.type == "cpu":
+        return
+    for options in [held for held in WORKERS if held.devices is None]:
+        close(options)
 
 
 def check_policy(policy: Path) -> None:
