@@ -6,10 +6,10 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from stepneg.policy import Policy
-from stepneg.policy_folder import write_template
+from stepneg.policy_folder import load_tokenizer, write_template
 from stepneg.sharding import in_parts, whole_weights
 
 
@@ -32,7 +32,7 @@ def write(
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial, state_dict=weights)
-    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(partial)
+    load_tokenizer(tokenizer_folder).save_pretrained(partial)
     write_template(partial, template)
     if out.exists():
         shutil.rmtree(out)
