@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from stepneg.analysis.values import describe
 from stepneg.credit.pairs import Trace
 from stepneg.data.prepared import Prepared
+from stepneg.escaping import markdown
 from stepneg.policy_folder import load_tokenizer
 
 
@@ -40,7 +41,7 @@ class StepValueTraces(L.Callback):
             figure.savefig(folder / f"trace-{number}.png", dpi=120)
             question = tokenizer.decode(trace.prompt_ids, skip_special_tokens=True)
             if isinstance(trainer.logger, TensorBoardLogger):
-                trainer.logger.experiment.add_text(f"traces/{number}", f"{question}\n\n{text}", 0)
+                trainer.logger.experiment.add_text(f"traces/{number}", f"{markdown(question)}\n\n{text}", 0)
                 trainer.logger.experiment.add_figure(f"traces/{number}", figure, 0)
 
 

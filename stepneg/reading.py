@@ -2,14 +2,16 @@
 
 import json
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from stepneg.errors import InputError
 
 LONGEST_LINE = 1 << 26  # bytes; a sample of 100,000 tokens has less than 1 MB
 LARGEST_JSON = 1 << 26  # bytes of a file that is read whole
+LARGEST_NUMBER = 1e18
 
 
 def byte_lines(file: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes]]:
@@ -51,3 +53,22 @@ def json_object(file: Path, mend: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{file}: holds {type(found).__name__}, no JSON object; {mend}")
     return found
+
+
+def number(values: Mapping[str, Any], name: str, file: Path, mend: str, missing: float | None = None) -> float:
+    """The finite number under a name.
+
+    Args:
+        values: of the file's object.
+        name: of the number.
+        file: where it stands.
+        mend: what to do if it cannot be used.
+        missing: what a name that is not there counts as; None if it must be.
+
+    Raises:
+        InputError: there is something else.
+    """
+    value = values.get(name, missing)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST_NUMBER:
+        raise InputError(f"{file}: {name} is {shorten(repr(value), 40)}, no number; {mend}")
+    return value
