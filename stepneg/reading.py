@@ -14,8 +14,8 @@ LARGEST_JSON = 1 << 26  # bytes of a file that is read whole
 LARGEST_NUMBER = 1e18
 
 
-def byte_lines(file: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of each line of a file, of one that is too long only the first ``longest`` + 1.
+def byte_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of each line of a file, of one that is too long only the first ``LONGEST_LINE`` + 1.
 
     Raises:
         OSError: it cannot be read, or is no ordinary file: a pipe or a device may never end.
@@ -24,11 +24,11 @@ def byte_lines(file: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, b
         if not stat.S_ISREG(file.stat().st_mode):
             raise OSError(None, "not an ordinary file")
         number = 0
-        while line := lines.readline(longest + 1):
+        while line := lines.readline(LONGEST_LINE + 1):
             number += 1
             yield number, line
-            while len(line) > longest and not line.endswith(b"\n"):
-                line = lines.readline(longest + 1)
+            while len(line) > LONGEST_LINE and not line.endswith(b"\n"):
+                line = lines.readline(LONGEST_LINE + 1)
 
 
 def json_object(file: Path, mend: str) -> dict[str, Any]:
