@@ -5,10 +5,11 @@ from pathlib import Path
 import lightning as L
 from lightning.fabric.utilities.distributed import _InfiniteBarrier
 from lightning.pytorch.loggers import TensorBoardLogger
-from stepneg.callbacks.export import export
 from transformers import PreTrainedTokenizerBase
 
+from stepneg.callbacks.export import export
 from stepneg.errors import InputError
+from stepneg.escaping import markdown
 from stepneg.evaluation import Evaluation, evaluate
 from stepneg.grading import Form
 from stepneg.policy import Policy
@@ -126,5 +127,5 @@ class VLLMEvaluation(L.Callback):
         rows = ["| problem | solution | answer | reference | |", "|---|---|---|---|---|"]
         for problem, done in list(zip(problems, result.problems, strict=True))[: self.show]:
             cells = [problem.question, done.greedy, done.extracted or "", problem.answer, "✓" if done.correct else "✗"]
-            rows.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", "<br>") for c in cells) + " |")
+            rows.append(f"| {' | '.join(map(markdown, cells))} |")
         trainer.logger.experiment.add_text(f"{stage}/solutions", "\n".join(rows), trainer.global_step)

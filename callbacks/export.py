@@ -1,15 +1,15 @@
 """Write the policy as an HF folder: what vLLM, transformers and the next stage load."""
 
-import shutil
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
+from stepneg.links import remove
 from stepneg.policy import Policy
-from stepneg.policy_folder import write_template
+from stepneg.policy_folder import load_tokenizer, write_template
 from stepneg.sharding import in_parts, whole_weights
 
 
@@ -30,12 +30,11 @@ def write(
 ) -> None:
     """Write ``out``; without ``weights`` those that the model holds."""
     partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     model.save_pretrained(partial, state_dict=weights)
-    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(partial)
+    load_tokenizer(tokenizer_folder).save_pretrained(partial)
     write_template(partial, template)
-    if out.exists():
-        shutil.rmtree(out)
+    remove(out)
     partial.rename(out)
 
 

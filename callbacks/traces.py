@@ -9,6 +9,7 @@ from stepneg.analysis.values import describe
 from stepneg.credit.pairs import Trace
 from stepneg.data.prepared import Prepared
 from stepneg.data.rows import decode
+from stepneg.escaping import markdown
 from stepneg.policy_folder import load_tokenizer
 
 
@@ -41,7 +42,7 @@ class StepValueTraces(L.Callback):
             figure.savefig(folder / f"trace-{number}.png", dpi=120)
             question = decode(tokenizer, trace.prompt_ids)
             if isinstance(trainer.logger, TensorBoardLogger):
-                trainer.logger.experiment.add_text(f"traces/{number}", f"{question}\n\n{text}", 0)
+                trainer.logger.experiment.add_text(f"traces/{number}", f"{markdown(question)}\n\n{text}", 0)
                 trainer.logger.experiment.add_figure(f"traces/{number}", figure, 0)
 
 

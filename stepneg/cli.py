@@ -9,10 +9,11 @@ from stepneg.errors import InputError
 def main(args: Sequence[str] | None = None) -> None:
     """Run a verb; bad input ends in one line on standard error and exit code 2."""
     from stepneg.commands import run
+    from stepneg.escaping import one_line
 
     argv = list(sys.argv[1:] if args is None else args)
     try:
         run(argv)
     except InputError as error:
-        sys.stderr.write(f"stepneg: error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"stepneg: error: {one_line(str(error))}\n")
         raise SystemExit(2) from None

@@ -345,6 +345,10 @@ def run(argv: list[str]) -> None:
         near = get_close_matches(argv[0], known, 1)
         guess = f"did you mean {near[0]}?" if near else f"verbs are {', '.join(known)}"
         raise InputError(f"there is no verb {argv[0]!r}; {guess}")
+    from stepneg.bounded_yaml import bound_yaml, check_files  # imports yaml
+
+    bound_yaml()
+    check_files(argv)
     try:
         if argv[0] in VERBS:
             VERBS[argv[0]](argv[1:])

@@ -11,12 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from stepneg import __version__
 from stepneg.data.rows import decode, encode_prompt
 from stepneg.errors import InputError
+from stepneg.escaping import markdown
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 from stepneg.grading import Form, Mark
 from stepneg.grading.batch import grade_all
 from stepneg.grading.estimators import wilson
 from stepneg.grading.metrics import Accuracy, MajAtK, PassAtK
 from stepneg.grading.verifier import equal_answers
+from stepneg.links import unlinked
 from stepneg.policy_folder import exported_template, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import Arithmetic
@@ -61,9 +63,11 @@ class Evaluation:
     def write(self, file: Path, more: dict[str, Any] | None = None) -> None:
         """Metrics, break-down and ``more`` to ``file`` (JSON), the problems beside it (JSONL)."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.with_suffix(".jsonl").open("w") as out:
+        with unlinked(file.with_suffix(".jsonl")).open("w") as out:
             out.writelines(json.dumps(asdict(problem)) + "\n" for problem in self.problems)
-        file.write_text(json.dumps({**self.metrics, "breakdown": self.breakdown, **(more or {})}, indent=1) + "\n")
+        unlinked(file).write_text(
+            json.dumps({**self.metrics, "breakdown": self.breakdown, **(more or {})}, indent=1) + "\n"
+        )
 
     def markdown(self, k: int) -> str:
         """The metrics and the break-down as tables."""
@@ -74,7 +78,8 @@ class Evaluation:
         if self.breakdown:
             lines += ["", "| by | | problems | accuracy (95 %) |", "|---|---|---:|---:|"]
             lines += [
-                f"| {row['by']} | {row['value']} | {row['problems']} | {interval(row, 'accuracy')} |"
+                f"| {markdown(str(row['by']))} | {markdown(str(row['value']))} | {row['problems']}"
+                f" | {interval(row, 'accuracy')} |"
                 for row in self.breakdown
             ]
         return "\n".join(lines)
@@ -273,5 +278,5 @@ def evaluate_policy(
     result = evaluate(engine, SampleStore(store), policy, tokenizer, chosen, template, form, k, decoding, seed, marks)
     result.write(home / "evaluation.json", {"settings": settings})
     text = f"{result.markdown(k)}\n\nwritten to {home}"
-    (home / "evaluation.md").write_text(text + "\n")
+    unlinked(home / "evaluation.md").write_text(text + "\n")
     return text

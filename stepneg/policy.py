@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
 
 from stepneg.errors import InputError
 from stepneg.objectives import IGNORED, Objective, token_log_probs
+from stepneg.policy_folder import check_folder, loaded
 from stepneg.sharding import divide, zero3
 from stepneg.tree_attention import attention_plan
 
@@ -26,14 +27,15 @@ def load_model(folder: Path) -> PreTrainedModel:
     Raises:
         InputError: the folder is missing or is not a model.
     """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no config.json, so no model; give an HF folder (stepneg fit writes RUN/last)")
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, attn_implementation="tree"
-        )
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be loaded as a model in safetensors: {error}") from error
+    check_folder(folder)
+    return loaded(
+        AutoModelForCausalLM.from_pretrained,
+        folder,
+        "a model in safetensors",
+        dtype=torch.float32,
+        use_safetensors=True,
+        attn_implementation="tree",
+    )
 
 
 def batch_log_probs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:

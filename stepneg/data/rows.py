@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from textwrap import shorten
 
 import torch
 from torch import Tensor
@@ -70,13 +71,72 @@ class Examples(Dataset[Example]):
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, template: str, question: str) -> tuple[int, ...]:
-    """Token ids of the prompt: what training and sampling alike put before the solution."""
-    return tuple(tokenizer(template.replace("{question}", question))["input_ids"])
+    """Token ids of the prompt: what training and sampling alike put before the solution.
+
+    Control tokens, such as where a text or a turn ends, come of the template and of the tokenizer's own rule alone; in
+    the question ``</s>`` is four characters.
+
+    Raises:
+        InputError: the tokenizer cannot read the question without one.
+    """
+    control = control_ids(tokenizer)
+    parts, sample = template.split("{question}"), template.replace("{question}", "x")
+    text = question.join(parts)
+    ids = tokenizer(text)["input_ids"]
+    if control.isdisjoint(ids):
+        return tuple(ids)
+    around = tokenizer(sample)["input_ids"]
+    own = [i for i in around if i in control]
+    if [i for i in ids if i in control] == own:
+        return tuple(ids)
+    ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+    if [i for i in ids if i in control] == own:
+        return tuple(ids)
+    # The template writes control tokens itself: piece by piece, within what the tokenizer puts around any text.
+    first, *rest = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts]
+    inside = tokenizer(sample, add_special_tokens=False)["input_ids"]
+    start = next(i for i in range(len(around)) if around[i : i + len(inside)] == inside)
+    middle = [i for part in rest for i in (*encode_text(tokenizer, question), *part)]
+    return (*around[:start], *first, *middle, *around[start + len(inside) :])
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Token ids of a complete solution: apart from the prompt (BPE would merge at the seam), closed by EOS."""
-    return (*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+    """Token ids of a complete solution: apart from the prompt (BPE would merge at the seam), closed by EOS.
+
+    Raises:
+        InputError: as of :func:`encode_text`.
+    """
+    return (*encode_text(tokenizer, text), tokenizer.eos_token_id)
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of somebody's text, none of which is a control token.
+
+    Raises:
+        InputError: the tokenizer cannot read it without one.
+    """
+    control = control_ids(tokenizer)
+    for options in ({}, {"split_special_tokens": True}):
+        ids: list[int] = tokenizer(text, add_special_tokens=False, **options)["input_ids"]
+        if control.isdisjoint(ids):
+            return ids
+    found = tokenizer.decode([next(i for i in ids if i in control)])
+    raise InputError(
+        f"the text {shorten(text, 80)!r} holds {found!r}, which the tokenizer reads as a control token; leave the"
+        " problem out"
+    )
+
+
+def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of the tokens that the tokenizer declares special. What stands for unknown text controls nothing.
+
+    Added tokens that it declares ordinary, as Qwen's ``<think>``, are text.
+    """
+    named = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | set(
+        tokenizer.all_special_ids
+    )
+    return special if tokenizer.unk_token_id in named else special - {tokenizer.unk_token_id}
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:

@@ -20,8 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from stepneg.reading import byte_lines
 from stepneg.sampling.engine import Completion, Decoding, Ids
 
+MOST_SAMPLES = 1 << 24  # of a prompt
+LARGEST_ID = 1 << 31  # of a token
 POLICY_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
 
 
@@ -82,28 +85,43 @@ def rows_of(shard: Path, prompts: Collection[str] | None = None) -> Iterator[dic
         prompts: only rows of these (by :func:`prompt_key`); None for all.
     """
     heads = None if prompts is None else {HEAD % prompt.encode() for prompt in prompts}
-    with shard.open("rb") as lines:
-        for data in lines:
-            # What is not asked for need not be checked.
-            if heads is not None and data.startswith(HEAD[:10]) and data[: data.find(b",") + 1] not in heads:
-                continue
-            row = read_line(data)
-            if row is not None and (prompts is None or row["prompt"] in prompts):
-                yield row
+    for _, data in byte_lines(shard):
+        # What is not asked for need not be checked.
+        if heads is not None and data.startswith(HEAD[:10]) and data[: data.find(b",") + 1] not in heads:
+            continue
+        row = read_line(data)
+        if row is not None and (prompts is None or row["prompt"] in prompts):
+            yield row
 
 
 def read_line(data: bytes) -> dict[str, Any] | None:
-    """A row; None for a line that is torn or damaged."""
+    """A row; None for a line that is torn or damaged, or whose values are none of a sample."""
     parts = LINE.fullmatch(data)
     try:
         if parts is None:  # not as it is written here: JSON of another writer, or damaged
             row = json.loads(data) if data.endswith(b"\n") else {}
-            return row if row["crc"] == checksum(row) else None
+            return row if row["crc"] == checksum(row) and is_sample(row) else None
         prompt, index, ids, logp, reason, crc = parts.groups()
         whole = zlib.crc32(SORTED % (reason, index, logp, prompt, ids)) == int(crc)
-        return json.loads(data) if whole else None
-    except (ValueError, KeyError, TypeError):
+        row = json.loads(data) if whole else None
+        return row if row is not None and is_sample(row) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def is_sample(row: dict[str, Any]) -> bool:
+    """Whether the values of a row can be those of a sample: a prepared line has a checksum that fits, too."""
+    index, ids = row["index"], row["token_ids"]
+    return (
+        type(index) is int
+        and 0 <= index < MOST_SAMPLES
+        and isinstance(ids, list)
+        and set(map(type, ids)) <= {int}
+        and (not ids or (min(ids) >= 0 and max(ids) < LARGEST_ID))
+        and isinstance(row["prompt"], str)
+        and type(row["logprob"]) in (int, float)
+        and isinstance(row["finish_reason"], str)
+    )
 
 
 def contents(shard: Path) -> Path:
@@ -119,7 +137,7 @@ def lacks(shard: Path, prompts: Collection[str]) -> bool:
     try:
         said = json.loads(contents(shard).read_bytes())
         return said["bytes"] == shard.stat().st_size and not any(prompt in prompts for prompt in said["prompts"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -140,7 +158,7 @@ class Sampler:
         """
         seen: dict[str, bytearray] = {}
         prompts = None if prompts is None else set(prompts)
-        for shard in sorted(self.folder.glob("*.jsonl")):
+        for shard in sorted(file for file in self.folder.glob("*.jsonl") if file.is_file()):
             if prompts is not None and lacks(shard, prompts):
                 continue
             for row in rows_of(shard, prompts):

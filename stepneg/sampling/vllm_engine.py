@@ -214,8 +214,9 @@ def check_policy(policy: Path) -> None:
     Raises:
         InputError: what is missing.
     """
-    if not (policy / "config.json").is_file():
-        raise InputError(f"{policy}: no config.json, so no model; give an HF folder (stepneg fit writes RUN/last)")
+    from stepneg.policy_folder import check_folder  # imports transformers
+
+    check_folder(policy)
     if not list(policy.glob("*.safetensors")):
         raise InputError(
             f"{policy}: no *.safetensors; save the model with save_pretrained (pickled weights are refused)"
