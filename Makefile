@@ -7,7 +7,7 @@ LOCKED := install --quiet --no-deps --require-hashes
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup lock demo seeds test test-slow test-slurm fuzz bench-grading bench-training lint base clean
+.PHONY: setup lock licences demo seeds test test-slow test-slurm fuzz bench-grading bench-training lint base clean
 
 setup: .venv/ready
 
@@ -25,9 +25,13 @@ setup: .venv/ready
 lock:
 	$(PYTHON) -m venv .lock
 	.lock/bin/pip install --quiet uv==0.13.9
-	.lock/bin/uv pip compile pyproject.toml lock/torch.in --extra cpu --extra test --universal --python-version 3.11 \
+	.lock/bin/uv pip compile pyproject.toml lock/unseen.in --extra cpu --extra test --universal --python-version 3.11 \
 		--excludes lock/excluded.txt --generate-hashes --quiet --custom-compile-command "make lock" --output-file lock/cpu.txt
 	rm -r .lock
+
+# The page on licences, from what is installed; after make lock.
+licences: setup
+	$(BIN)/python -m docs.licences
 
 demo: setup
 	$(BIN)/stepneg pipeline --config configs/arithmetic/pipeline.yaml

@@ -9,6 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -356,6 +357,20 @@ SUMMARIES = {
 }
 
 
+def with_shipped(argv: list[str]) -> list[str]:
+    """The command line with ``--config configs/...`` taken from the package where there is no such file here."""
+    found, before = [], ""
+    for word in argv:
+        option, _, name = word.rpartition("=") if word.startswith("--config=") else (before, "", word)
+        if option == "--config" and name.startswith("configs/") and not Path(name).exists():
+            shipped = files("stepneg.configs").joinpath(name.removeprefix("configs/"))
+            if shipped.is_file():
+                word = word.removesuffix(name) + str(shipped)
+        found.append(word)
+        before = word
+    return found
+
+
 def run(argv: list[str]) -> None:
     """Run the verb that ``argv`` starts with.
 
@@ -370,6 +385,7 @@ def run(argv: list[str]) -> None:
         near = get_close_matches(argv[0], known, 1)
         guess = f"did you mean {near[0]}?" if near else f"verbs are {', '.join(known)}"
         raise InputError(f"there is no verb {argv[0]!r}; {guess}")
+    argv = with_shipped(argv)
     try:
         if argv[0] in VERBS:
             VERBS[argv[0]](argv[1:])

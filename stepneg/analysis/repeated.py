@@ -32,8 +32,9 @@ class Compared:
 def compare(old: Path, new: Path) -> list[Compared]:
     """Everything that two runs, or the runs of two chains, left behind."""
     rows: list[Compared] = []
-    homes = sorted({file.parents[1].relative_to(old) for file in old.glob("**/attempts/*.json")})
-    for home in homes:
+    homes = {file.parents[1] for file in old.glob("**/attempts/*.json")}
+    homes |= {file.parent for file in old.glob("**/*.started")}  # a chain's runs of init and of studies
+    for home in sorted(home.relative_to(old) for home in homes):
         problems = problems_of(old / home)
         if problems:
             same = problems == problems_of(new / home)
