@@ -4,10 +4,12 @@ import argparse
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +44,20 @@ def pipeline_verb(argv: list[str]) -> None:
     if (said := told(config, repeat)) is not None:
         print(said)
         return
-    pipeline(run, folder_of(config), stages_of(config), repeat, config.only, config.part)
-    if config.only is None:
-        write_tables(config)
+    with chain_record("pipeline", argv, config):
+        pipeline(run, folder_of(config), stages_of(config), repeat, config.only, config.part)
+        if config.only is None:
+            write_tables(config)
+
+
+def chain_record(verb: str, argv: list[str], config: jsonargparse.Namespace) -> AbstractContextManager[Any]:
+    """The record of a chain that runs, in its root; kept by one of several processes that srun starts."""
+    from stepneg.pipeline import leads
+    from stepneg.record import chain, recorded
+
+    if not leads():
+        return nullcontext()
+    return recorded(config.root, chain(verb, [verb, *argv], config.as_dict(), folder_of(config), config.root))
 
 
 def told(config: jsonargparse.Namespace, repeat: list["Cell"]) -> str | None:
@@ -149,7 +162,8 @@ def sweep_verb(argv: list[str]) -> None:
     if (said := told(config, chosen)) is not None:
         print(said)
         return
-    pipeline(run, folder_of(config), stages_of(config), chosen, config.only, config.part)
+    with chain_record("sweep", argv, config):
+        pipeline(run, folder_of(config), stages_of(config), chosen, config.only, config.part)
     if config.only is not None:
         return
     if len(chosen) == len(every):
@@ -257,6 +271,16 @@ def memory_verb(argv: list[str]) -> None:
     print(call(memory, argv, "memory", ["model"]))
 
 
+def rerun_verb(argv: list[str]) -> None:
+    """Repeat a run or a chain from its directory alone, and compare; the exit code is 1 where something differs."""
+    from stepneg.rerun import rerun
+
+    table, same = call(rerun, argv, "rerun", ["run_dir"])
+    print(table)
+    if not same:
+        raise SystemExit(1)
+
+
 def compare_verb(argv: list[str]) -> None:
     """Two evaluations of the same problems, paired."""
     from stepneg.analysis.paired import compare_files
@@ -282,6 +306,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "grade": grade_verb,
     "compare": compare_verb,
     "memory": memory_verb,
+    "rerun": rerun_verb,
     **{name: partial(study_verb, module, name) for name, module in STUDIES.items()},
 }
 
@@ -314,6 +339,7 @@ SUMMARIES = {
         "memory": "what training a model takes of each GPU, and what fits",
         "report": "one table and one plot over all tested runs below a directory",
         "compare": "two evaluations of the same problems, paired",
+        "rerun": "repeat a run or a chain from its directory alone, and compare",
     },
     "Single steps": {
         "init": "a fresh small model folder with its own tokenizer",
@@ -329,6 +355,20 @@ SUMMARIES = {
         "first_hop": "the critical step of star graphs over training",
     },
 }
+
+
+def with_shipped(argv: list[str]) -> list[str]:
+    """The command line with ``--config configs/...`` taken from the package where there is no such file here."""
+    found, before = [], ""
+    for word in argv:
+        option, _, name = word.rpartition("=") if word.startswith("--config=") else (before, "", word)
+        if option == "--config" and name.startswith("configs/") and not Path(name).exists():
+            shipped = files("stepneg.configs").joinpath(name.removeprefix("configs/"))
+            if shipped.is_file():
+                word = word.removesuffix(name) + str(shipped)
+        found.append(word)
+        before = word
+    return found
 
 
 def run(argv: list[str]) -> None:
@@ -348,6 +388,7 @@ def run(argv: list[str]) -> None:
     from stepneg.bounded_yaml import bound_yaml, check_files  # imports yaml
 
     bound_yaml()
+    argv = with_shipped(argv)
     check_files(argv)
     try:
         if argv[0] in VERBS:

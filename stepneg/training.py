@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from stepneg.callbacks.evaluation import VLLMEvaluation
 from stepneg.callbacks.export import Export
 from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.throughput import Throughput
 from stepneg.data.handover import attempt, once
 from stepneg.errors import InputError
 from stepneg.policy import Policy
+from stepneg.problems import ProblemSource
+from stepneg.record import content, devices, loaded, recorded, start
 
 
 class RunConfig(SaveConfigCallback):
@@ -58,6 +62,7 @@ class StepnegCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what :func:`run` was given; it is the command line, or stands in for it."""
+        self.argv = list(args)
         self.config = parser.parse_args(args)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -74,6 +79,25 @@ class StepnegCLI(LightningCLI):
         if self._get(self.config_init, "trainer.logger") is None:
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
         return super().instantiate_trainer(default_root_dir=str(root), **job, **kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run a verb under a record in ``RUN/attempts``, which the first rank keeps."""
+        if self.trainer.global_rank:
+            return super()._run_subcommand(subcommand)
+        home = Path(self.trainer.default_root_dir)
+        settings = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_none=False))
+        with recorded(home, start(subcommand, self.argv, settings, home) | devices()) as add:
+            add({"problems": loaded(self.sources(subcommand))})
+            super()._run_subcommand(subcommand)
+            add({"data": {str(file.relative_to(home)): content(file) for file in sorted(home.glob("data/*"))}})
+
+    def sources(self, subcommand: str) -> dict[str, ProblemSource | None]:
+        """The problems that a verb works with, by what they are for."""
+        evaluations = [c for c in self.trainer.callbacks if isinstance(c, VLLMEvaluation)]  # type: ignore[attr-defined]
+        if subcommand == "test":
+            return {f"evaluation.{i}.test": c.sources["test"] for i, c in enumerate(evaluations)}
+        found = {f"data.{name}": getattr(self.datamodule, name, None) for name in ("problems", "validation")}
+        return found | {f"evaluation.{i}.validation": c.sources["validation"] for i, c in enumerate(evaluations)}
 
     def prepare_data(self) -> None:
         """Make the data of many ranks before they meet, on the first one; Lightning then finds it made.
