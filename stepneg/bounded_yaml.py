@@ -44,7 +44,9 @@ def bounded(text: str) -> Any:
         raise yaml.YAMLError(f"it has {len(text):,} characters; a configuration has at most {LONGEST:,}")
     try:
         if "*" in text and "&" in text:  # without an alias there is no more than is written
-            expanded(yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)), {})
+            node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            if node is not None:
+                expanded(node, {})
         return LOAD(text)
     except (ValueError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error

@@ -86,7 +86,11 @@ def read_evaluated(place: Path) -> dict[str, dict[str, float]]:
         if not (verdicts and isinstance(correct, int) and 0 <= correct <= k != 0):
             raise InputError(f"{record.where}: not a graded problem; evaluate again")
         name = record.text("problem_id")
-        rows[name] = {"accuracy": float(right), "mean of the samples": correct / k, "maj@k": float(majority)}
+        rows[name] = {
+            "accuracy": float(right is True),
+            "mean of the samples": correct / k,
+            "maj@k": float(majority is True),
+        }
     if not rows:
         raise InputError(f"{file}: holds no problem; evaluate again")
     return rows
