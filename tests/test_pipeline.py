@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,3 +169,23 @@ def test_killed_runs_end_in_the_same_table(done, tmp_path):
     undisturbed = {row["method"]: row for row in table(done / "run")}
     assert table(tmp_path / "run") == [undisturbed[method] for method in methods]
     assert_drawn_once(samples)
+
+
+def test_a_run_from_an_empty_store_is_the_same_bit_for_bit(done, tmp_path, monkeypatch, capsys):
+    """Its samples were drawn for other methods, in other company: neither a sample nor its log-probability tells.
+
+    From a copy of the directories, elsewhere; fit and test.
+    """
+    kept = tmp_path / "kept"
+    shutil.copytree(done / "run", kept)
+    monkeypatch.chdir(tmp_path)
+    main(["rerun", str(kept / "seed-0" / "step_dpo"), f"--root={tmp_path / 'again'}"])
+    said = capsys.readouterr().out
+    assert "| last/model.safetensors | equal | ✓ |" in said
+    assert "| evaluation/test.json | equal | ✓ |" in said
+    assert re.search(r"\| data/[0-9a-f]+\.jsonl \| equal \| ✓ \|", said)
+    drawn, known, tokens, bits = map(
+        int, re.search(r"of (\d+), (\d+) are .*: (\d+) have .*, (\d+) equal", said).groups()
+    )
+    assert drawn == known == tokens == bits > 48 * 8 + 48 * 4
+    assert "everything is the same" in said

@@ -101,12 +101,12 @@ def without_times(value: Any) -> Any:
 
 def difference(old: Any, new: Any) -> float | None:
     """The largest difference of numbers in two values; None if anything else differs."""
-    first, second = list(leaves(old)), list(leaves(new))
-    if [place for place, _ in first] != [place for place, _ in second]:
+    first, second = dict(leaves(old)), dict(leaves(new))
+    if first.keys() != second.keys():
         return None
     largest = 0.0
-    for (_, a), (_, b) in zip(first, second, strict=True):
-        if a == b:
+    for place, a in first.items():
+        if a == (b := second[place]):
             continue
         if not (isinstance(a, float) and isinstance(b, float)):
             return None
@@ -140,10 +140,8 @@ def compare_samples(old: Path, new: Path) -> Iterator[Compared]:
                     same_tokens += before.token_ids == now.token_ids
                     same += before == now
     if drawn:
-        found = (
-            f"{drawn} drawn, {known} of them in the runs' stores: {same_tokens} with equal tokens, {same} with equal"
-        )
-        yield Compared("samples", f"{found} log-probabilities, too", same == known)
+        found = f"of {drawn}, {known} are in the runs' stores: {same_tokens} have equal tokens"
+        yield Compared("samples", f"{found}, {same} equal log-probabilities as well", same == known)
 
 
 def table(rows: list[Compared]) -> str:
