@@ -1,6 +1,6 @@
 """The figure and the table of docs/method.md: ``python -m docs.method``.
 
-They follow one wrong solution that vLLM sampled of the shipped base model, from docs/tutorial-samples; nothing is drawn.
+They follow one wrong solution that vLLM sampled of the shipped base model, kept in docs/tutorial-samples.
 """
 
 import re
@@ -42,9 +42,7 @@ def example() -> Example:
     policy = ASSETS / "arithmetic-base"
     tokenizer = load_tokenizer(policy)
     problems = Arithmetic(size=8, seed=100, min_events=2, max_events=3).load()
-    rollouts = Rollouts(
-        VLLMEngine(), DOCS / "tutorial-samples", samples=24, max_tokens=80, rollouts=16, negatives=2
-    )
+    rollouts = Rollouts(VLLMEngine(), DOCS / "tutorial-samples", samples=24, max_tokens=80, rollouts=16, negatives=2)
     generated = rollouts.valued(policy, problems, tokenizer, "{question}\n")
     problem = problems[PROBLEM]
     trace = next(t for t in generated.valued if t.problem_id == problem.id)
@@ -85,7 +83,9 @@ def figure(found: Example) -> Figure:
     left.scatter(values, range(len(values)), c=[RED if i == pit else BLUE for i in range(len(values))], s=60, zorder=2)
     for number, (value, (n, c)) in enumerate(zip(values, found.trace.counts, strict=True)):
         said = f"first pit: {c}/{n}" if number == pit else f"{c}/{n}"
-        left.annotate(said, (value, number), xytext=(8, -14 if number == pit else -3), textcoords="offset points", fontsize=8)
+        left.annotate(
+            said, (value, number), xytext=(8, -14 if number == pit else -3), textcoords="offset points", fontsize=8
+        )
     left.set(xlim=(-0.05, 1.15), ylim=(len(labels) - 0.5, -0.5), xlabel="step value Q: right continuations / all")
     left.set_yticks(range(len(labels)), labels, fontsize=8)
     for number, label in enumerate(left.get_yticklabels()):
@@ -93,7 +93,10 @@ def figure(found: Example) -> Figure:
     left.set_title(fill(found.problem.question, 70), fontsize=8)
     left.grid(axis="x", alpha=0.3)
     right.axis("off")
-    texts = [("chosen: complete, with EOS", BLUE, found.chosen), ("rejected: cut after the pit, no EOS", RED, found.rejected)]
+    texts = [
+        ("chosen: complete, with EOS", BLUE, found.chosen),
+        ("rejected: cut after the pit, no EOS", RED, found.rejected),
+    ]
     for place, (title, colour, text) in zip((0.02, 0.54), texts, strict=True):
         box = FancyBboxPatch((place, 0.38), 0.44, 0.52, boxstyle="round,pad=0.01", fill=False, edgecolor=colour)
         right.add_patch(box)

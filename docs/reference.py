@@ -1,8 +1,8 @@
 """Write docs/reference/ from the docstrings and from ``--help``: ``python -m docs.reference`` after either has changed.
 
 ``commands.md`` holds every verb with its options, ``configuration.md`` every class that a configuration file may name,
-with all its arguments, and a page a package its public classes and functions. A test regenerates and compares. Lightning's
-own options (``trainer.*``, ``checkpoint.*``) are named, not explained: their text belongs to Lightning's version.
+with all its arguments, and a page a package its public classes and functions. A test regenerates and compares.
+Lightning's own options (``trainer.*``, ``checkpoint.*``) are left out: their text belongs to Lightning's version.
 """
 
 import importlib
@@ -98,9 +98,12 @@ def shown(default: Any) -> str:
 def signature(name: str, thing: Callable[..., Any]) -> str:
     """``name(a, b=1)`` without types, which stand in the table of configuration or in the code."""
     parameters = [
-        p.replace(annotation=p.empty) for n, p in inspect.signature(thing).parameters.items() if n not in ("self", "cls")
+        p.replace(annotation=p.empty)
+        for n, p in inspect.signature(thing).parameters.items()
+        if n not in ("self", "cls")
     ]
     text = re.sub(r"\w*Path\(('[^']*')\)", r"\1", str(inspect.Signature(parameters)))
+    text = re.sub(r"<(?:function|class) '?([\w.]+)[^>]*>", r"\1", text)
     return name + re.sub(r"VLLMEngine\([^)]*\)", "VLLMEngine()", text)  # its defaults are explained with it
 
 
@@ -224,8 +227,8 @@ def commands() -> str:
     """Every verb with its options."""
     parts = [
         NOTE + "# Commands",
-        "Options come from `--config FILE.yaml`, too; several files compose, the later one wins. `--print_config` shows the"
-        " result. Of `fit`, `validate`, `test` and `predict` Lightning's own options are left out (`--trainer.*`,"
+        "Options come from `--config FILE.yaml`, too; several files compose, the later one wins. `--print_config` shows"
+        " the result. Of `fit`, `validate`, `test` and `predict` Lightning's own options are left out (`--trainer.*`,"
         " `--checkpoint.*`, `--ckpt_path` ...): `stepneg fit --help`.",
     ]
     for heading, verbs in SUMMARIES.items():

@@ -1,7 +1,7 @@
-"""Execute docs/tutorial.ipynb and keep its outputs: ``python -m docs.tutorial`` after the notebook or the code has changed.
+"""Execute docs/tutorial.ipynb and keep its outputs: ``python -m docs.tutorial`` after it or the code has changed.
 
-The notebook reads samples that vLLM drew of the shipped base model, docs/tutorial-samples. ``python -m docs.tutorial --draw``
-draws them again.
+The notebook reads samples that vLLM drew of the shipped base model, from docs/tutorial-samples. ``--draw`` draws them
+again.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""The worked examples of the how-to pages: their files are written and their commands run, as they stand on the page."""
+"""The worked examples of the how-to pages: their files are written and their commands run, as they stand."""
 
 import re
 import shlex
@@ -16,7 +16,8 @@ from tests.conftest import ROOT
 PAGES = sorted((ROOT / "docs").glob("howto-*.md"))
 ENGINE = "<!-- with the engine -->\n"
 BLOCK = re.compile(
-    rf"(?:^`(?P<file>[\w.-]+)`:\n)?(?P<engine>{ENGINE})?^ *```(?P<kind>\w+)\n(?P<text>.*?)^ *```$", re.DOTALL | re.MULTILINE
+    rf"(?:^`(?P<file>[\w.-]+)`:\n)?(?P<engine>{ENGINE})?^ *```(?P<kind>\w+)\n(?P<text>.*?)^ *```$",
+    re.DOTALL | re.MULTILINE,
 )
 
 
