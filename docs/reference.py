@@ -49,9 +49,9 @@ PAGES = {
 
 
 def modules(package: ModuleType) -> Iterator[ModuleType]:
-    """The modules of a package, its own packages entered."""
+    """The modules of a package, its own packages entered; not those that are run as processes."""
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        if not found.name.endswith("__main__"):
+        if not found.name.endswith(("__main__", "worker")):
             yield importlib.import_module(found.name)
 
 
