@@ -108,7 +108,7 @@ def test_events_can_be_read_back(done):
 
 
 def test_pairs_are_cut_at_the_pit_without_eos(done):
-    (file,) = (f for f in (done / "run/seed-0/step_dpo/data").glob("*.jsonl") if ".traces" not in f.name)
+    (file,) = (f for f in (done / "run/seed-0/step_dpo/data").glob("*.jsonl") if "." not in f.stem)
     eos = json.loads((ROOT / "assets/arithmetic-base/config.json").read_text())["eos_token_id"]
     for line in file.read_text().splitlines():
         chosen, rejected = json.loads(line)
