@@ -111,7 +111,8 @@ class Tab:
         Raises:
             RuntimeError: it throws.
         """
-        done = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        options = {"returnByValue": True, "awaitPromise": True, "allowUnsafeEvalBlockedByCSP": False}
+        done = self.send("Runtime.evaluate", expression=script, **options)
         if "exceptionDetails" in done:
             raise RuntimeError(f"{script}: {done['exceptionDetails']}")
         return done["result"].get("value")

@@ -278,7 +278,7 @@ function row(index) {
   const place = found[index];
   const solution = solutions[place];
   const head = el("div", { class: "head" }, verdict(solution), el("bdi", { class: "id" }, shown(problems[solution.problem].id)), tags(solution, place));
-  const options = { role: "option", id: `row-${index}`, class: "row", "aria-selected": index === current };
+  const options = { role: "option", id: `row-${index}`, class: "row", "aria-selected": String(index === current) };
   const item = el("div", { ...options, "aria-posinset": index + 1, "aria-setsize": found.length }, head);
   item.append(el("bdi", { class: "snippet" }, shown(snippet(solution))), strip(solution));
   item.style.top = `${index * ROW}px`;
@@ -360,6 +360,12 @@ function otherSide() {
   const place = found[current];
   const pair = pairs[pairsOf[place]?.[0]];
   if (pair) show(pair.chosen === place ? pair.rejected[0] : pair.chosen);
+}
+
+/** The place of the solution that the page's address names. */
+function addressed() {
+  const place = Number(location.hash.slice(1) || NaN);
+  return place in solutions ? place : null;
 }
 
 function remember() {
@@ -565,7 +571,7 @@ function pairSection(pair, place) {
   const chosen = solutions[pair.chosen].steps.join("");
   const other = pair.rejected.includes(place) ? place : pair.rejected[0];
   const whole = solutions[other];
-  const rejected = whole.steps.slice(0, pair.steps).join("");
+  const rejected = whole.steps.slice(0, pair.steps).join("").trimEnd();
   const what = pair.context ? "the context of both, without loss" : "the same in both";
   const end = pair.steps < whole.steps.length ? `cut after step ${pair.steps}: no end-of-sequence token` : null;
   return el(
@@ -733,6 +739,7 @@ function listen() {
   byId("open-help").addEventListener("click", () => open(byId("help")));
   byId("open-about").addEventListener("click", () => open(byId("about")));
   byId("theme").addEventListener("click", nextTheme);
+  addEventListener("hashchange", () => addressed() !== null && show(addressed()));
   addEventListener("resize", () => {
     drawRows();
     drawDetail();
@@ -753,9 +760,9 @@ function start() {
   drawHelp();
   drawAbout();
   listen();
+  const wanted = addressed();
   refresh();
-  const wanted = Number(location.hash.slice(1));
-  if (location.hash && wanted in solutions) show(wanted);
+  if (wanted !== null) show(wanted);
   performance.mark("ready");
 }
 
