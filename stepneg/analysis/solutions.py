@@ -194,10 +194,10 @@ def read_settings(file: Path, notes: list[str]) -> Settings:
 def newest_data(run: Path, notes: list[str]) -> Path | None:
     """RUN/data/FINGERPRINT.jsonl of the newest settings. A fit that was stopped left only the files beside it."""
     made = {file.with_name(f"{file.name.partition('.')[0]}.jsonl"): file for file in run.glob("data/*.jsonl")}
-    newest, *others = [*sorted(made, key=lambda file: -made[file].stat().st_mtime), None]
-    if earlier := [file.stem for file in others if file]:
-        notes.append(f"data of earlier settings is left out: {', '.join(earlier)}")
-    return newest
+    newest = sorted(made, key=lambda file: -made[file].stat().st_mtime)
+    if newest[1:]:
+        notes.append(f"data of earlier settings is left out: {', '.join(file.stem for file in newest[1:])}")
+    return newest[0] if newest else None
 
 
 def read_lines(file: Path, read: Callable[[Any], T], notes: list[str], limit: int | None = None) -> Iterator[T]:
@@ -344,7 +344,9 @@ class Training:
         """The prompt of a problem, and the problem."""
         problem = Problem(**row)
         prompt = encode_prompt(self.tokenizer, self.settings.template, text(problem.question))
-        return prompt, problem_row(text(problem.id), problem.question, text(problem.answer), problem.solution, problem.meta)
+        return prompt, problem_row(
+            text(problem.id), problem.question, text(problem.answer), problem.solution, problem.meta
+        )
 
     def valued(self, row: dict[str, Any]) -> tuple[Trace, list[float]]:
         """A trace and its values."""

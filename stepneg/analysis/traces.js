@@ -280,7 +280,7 @@ function row(index) {
   const head = el("div", { class: "head" }, verdict(solution), el("bdi", { class: "id" }, shown(problems[solution.problem].id)), tags(solution, place));
   const options = { role: "option", id: `row-${index}`, class: "row", "aria-selected": String(index === current) };
   const item = el("div", { ...options, "aria-posinset": index + 1, "aria-setsize": found.length }, head);
-  item.append(el("bdi", { class: "snippet" }, shown(snippet(solution))), strip(solution));
+  item.append(el("bdi", { class: valued(solution) ? "snippet" : "snippet long" }, shown(snippet(solution))), strip(solution));
   item.style.top = `${index * ROW}px`;
   item.dataset.index = index;
   return item;
@@ -588,7 +588,7 @@ function side(name, text, pair, place, here, end) {
   const go = place === here ? el("span", { class: "here" }, "shown above") : el("button", { type: "button", click: () => show(place) }, "Show ", el("kbd", {}, "c"));
   const head = el("h4", {}, verdict({ right: name === "chosen" }), ` ${name} `, go);
   const body = el("div", { class: "text", dir: "auto" }, el("span", { class: "common" }, shown(text.slice(0, pair.common))), shown(text.slice(pair.common)));
-  if (end) body.append(el("span", { class: "cut" }, end));
+  if (end) body.append(el("span", { class: "cut-here" }, end));
   const told = logp === null || logp === undefined ? null : el("p", { class: "logp" }, `log-probability under the reference: ${fixed(logp)} nats`);
   return el("div", { class: `side ${name}` }, head, body, told);
 }

@@ -50,7 +50,7 @@ def summary(found: Browsed) -> str:
     valued = sum(len(solution.counts) > 1 for solution in found.solutions)
     return (
         f"{len(found.solutions):,} solutions of {len(found.problems):,} problems ({right:,} right,"
-        f" {len(found.solutions) - right:,} wrong), {valued:,} of them with step values, {len(found.pairs):,} pairs"
+        f" {len(found.solutions) - right:,} wrong), {valued:,} of them with step values, {len(found.pairs):,} pair(s)"
     )
 
 

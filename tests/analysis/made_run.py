@@ -94,7 +94,9 @@ def write_evaluation(run: Path, rows: list[Evaluated], name: str = "test") -> Pa
 
 
 # Two problems: Ada's with values, pits, a spurious step, pairs; Bob's never solved.
-ADA = Problem("made/0", "Ada has 3 nuts and gets 2. How many?", "5", "3 + 2 = 5\n#### 5", {"level": "Level 2", "steps": 2})
+ADA = Problem(
+    "made/0", "Ada has 3 nuts and gets 2. How many?", "5", "3 + 2 = 5\n#### 5", {"level": "Level 2", "steps": 2}
+)
 BOB = Problem("made/1", "Bob has 10 nuts and eats 4. How many?", "6", None, {"level": "Level 10", "steps": 1})
 RIGHT = trace(ADA, ["Ada gets 2.\n", "3 + 2 = 5\n", "#### 5"], True, (8, 4), (8, 5), (8, 8), (8, 8))
 DETOUR = trace(ADA, ["Ada gets 2.\n", "3 - 2 = 1\n", "No: 5\n", "#### 5"], True, (8, 4), (8, 5), (8, 1), (8, 7), (8, 8))

@@ -1,8 +1,10 @@
 """``stepneg traces`` up to the page: what is read of a run, what is left out of a damaged one, what the page holds."""
 
 import json
+import os
 import re
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,22 @@ from stepneg.credit.values import advantages, bok, first_pit
 from stepneg.data.prepared import Built
 from stepneg.data.rows import Row
 from stepneg.errors import InputError
+from stepneg.studies import spurious
 from tests.analysis import made_run
-from tests.analysis.made_run import ADA, BOB, DETOUR, ENDLESS, NO_PIT, RIGHT, SAME_PIT, WRONG, made, pair, prompt, write_run
+from tests.analysis.made_run import (
+    ADA,
+    BOB,
+    DETOUR,
+    ENDLESS,
+    NO_PIT,
+    RIGHT,
+    SAME_PIT,
+    WRONG,
+    made,
+    pair,
+    prompt,
+    write_run,
+)
 from tests.test_commands import refused
 
 FILE = "0123456789abcdef"
@@ -109,7 +125,7 @@ def test_steps_are_cut_between_characters_however_tokens_lie(tmp_path):
 
 
 def test_imitated_solutions_are_right_and_cut_into_steps(tmp_path):
-    rows = [(Row(prompt(ADA), RIGHT.response_ids),), (Row(prompt(BOB), made_run.ids("a, b") + (made_run.EOS,)),)]
+    rows = [(Row(prompt(ADA), RIGHT.response_ids),), (Row(prompt(BOB), (*made_run.ids("a, b"), made_run.EOS)),)]
     found = read(write_run(tmp_path, Built(rows, {}), [ADA, BOB], rollouts={"steps": "comma"}))
     assert [s.steps for s in found.solutions] == [["Ada gets 2.\n3 + 2 = 5\n#### 5"], ["a,", " b"]]
     assert all(s.right and s.imitated and not s.values for s in found.solutions)
@@ -117,7 +133,9 @@ def test_imitated_solutions_are_right_and_cut_into_steps(tmp_path):
 
 
 def test_weights_are_those_of_the_steps(tmp_path):
-    weights = tuple(0.25 if i < WRONG.ends[0] else float("inf") if i < WRONG.ends[1] else 1.0 for i in range(WRONG.ends[-1]))
+    weights = tuple(
+        0.25 if i < WRONG.ends[0] else float("inf") if i < WRONG.ends[1] else 1.0 for i in range(WRONG.ends[-1])
+    )
     row = Row(prompt(ADA), WRONG.response_ids, weights=weights)
     (found,) = read(write_run(tmp_path, Built([(row,)], {}, [WRONG]), [ADA])).solutions
     assert found.weights == [0.25, None, 1.0, 1.0]
@@ -160,8 +178,6 @@ def test_the_newest_data_is_shown(tmp_path):
     run = made(tmp_path)
     older = write_run(tmp_path, Built([], {}, [WRONG]), [ADA], "aaaabbbbccccdddd") / "data" / "aaaabbbbccccdddd.jsonl"
     for file in older.parent.glob(f"{older.stem}*"):
-        import os
-
         os.utime(file, (1, 1))
     found = read(run)
     assert len(found.solutions) == 9
@@ -186,6 +202,7 @@ def test_a_limit_is_said(tmp_path):
 
 # --- damage
 
+ROW = {"prompt_ids": [1], "response_ids": [2], "shared": 0, "weights": None, "reference_logp": None}
 TRACE = json.loads(json.dumps(WRONG.__dict__))
 
 
@@ -240,7 +257,7 @@ def test_a_damaged_trace_is_left_out_and_the_rest_is_shown(line, tmp_path):
     "line",
     ["[]", "{}", "[{}]", "[3]", '"x"', "[null]"]
     + [
-        json.dumps([{"prompt_ids": [1], "response_ids": [2], "shared": 0, "weights": None, "reference_logp": None} | change])
+        json.dumps([ROW | change])
         for change in [
             {"response_ids": [9999]}, {"prompt_ids": None}, {"weights": 1}, {"weights": ["a"]}, {"reference_logp": "a"},
             {"weights": [[1]]}, {"shared": "a"},
@@ -269,8 +286,8 @@ def test_numbers_that_json_does_not_have_are_not_shown(value, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"greedy": None}, {"correct": 1}, {"answer": 5}, {"meta": None}, {"samples": None}, {"extracted": 5}, {"rule": None},
-     {"problem_id": None}, {"question": 5}, {"samples_correct": None}, {"truncated": "no"}],
+    [{"greedy": None}, {"correct": 1}, {"answer": 5}, {"meta": None}, {"samples": None}, {"extracted": 5},
+     {"rule": None}, {"problem_id": None}, {"question": 5}, {"samples_correct": None}, {"truncated": "no"}],
 )  # fmt: skip
 def test_a_damaged_evaluation_is_left_out(change, tmp_path):
     run = made(tmp_path)
@@ -283,9 +300,18 @@ def test_a_damaged_evaluation_is_left_out(change, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "data: 1", "data: [", "!!python/object/apply:os.system [exit]", "data: {class_path: a.B}", "\x00",
-             "data: {class_path: A, init_args: {policy: p, k: many}}", "data: {class_path: A, init_args: {policy: p, rollouts: {steps: x}}}"],
-)  # fmt: skip
+    "text",
+    [
+        "",
+        "data: 1",
+        "data: [",
+        "\x00",
+        "!!python/object/apply:os.system [exit]",
+        "data: {class_path: a.B}",
+        "data: {class_path: A, init_args: {policy: p, k: many}}",
+        "data: {class_path: A, init_args: {policy: p, rollouts: {steps: x}}}",
+    ],
+)
 def test_a_damaged_configuration_is_said_and_does_without(text, tmp_path):
     run = made(tmp_path)
     (run / "config.yaml").write_text(text)
@@ -353,7 +379,7 @@ def test_the_command_writes_a_page_and_says_what_it_holds(tmp_path, capsys):
     run = made(tmp_path / "run")
     main(["traces", str(run)])
     said = capsys.readouterr().out
-    assert "9 solutions of 5 problems (3 right, 6 wrong), 5 of them with step values, 1 pairs" in said
+    assert "9 solutions of 5 problems (3 right, 6 wrong), 5 of them with step values, 1 pair(s)" in said
     assert f"written to {run}/traces.html" in said
     html = (run / "traces.html").read_text()
     assert data_of(html)["solutions"][2] == {
@@ -377,7 +403,10 @@ def data_of(html: str) -> dict[str, object]:
     return json.loads(text)
 
 
-@given(st.text(st.characters(codec=None)) | st.sampled_from(["</script>", "<!--<script>", "]]>", "@@script@@", "\u2028\ud800"]))
+@given(
+    st.text(st.characters(codec=None))
+    | st.sampled_from(["</script>", "<!--<script>", "]]>", "@@script@@", "\u2028\ud800"])
+)
 def test_any_text_is_embedded_whole_and_begins_no_tag(text):
     made = embedded({"text": text})
     assert json.loads(made) == {"text": text}
@@ -393,11 +422,17 @@ def test_the_policy_of_the_page_names_its_own_style_and_script_alone():
     assert f"script-src '{source_hash(SCRIPT.read_text())}'" in policy
     assert f"style-src '{source_hash(STYLE.read_text())}'" in policy
     assert policy.startswith("default-src 'none'")
-    assert not re.search(r"""(src|href)=|url\(|@import|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(""", html)
+    assert not re.search(
+        r"""(src|href)=|url\(|@import|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(""", html
+    )
 
 
 def test_what_the_package_needs_is_shipped():
     text = Path("pyproject.toml").read_text()
     for file in (SCRIPT, STYLE, SCRIPT.with_suffix(".html")):
         assert f'"*{file.suffix}"' in text
-    assert solutions.SPURIOUS == -0.3
+
+
+def test_a_spurious_step_is_what_the_study_of_spurious_steps_calls_so():
+    assert signature(spurious.spurious).parameters["threshold"].default == solutions.SPURIOUS
+    assert spurious.ROUNDING == solutions.ROUNDING

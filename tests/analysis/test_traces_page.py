@@ -1,4 +1,4 @@
-"""The page of ``stepneg traces`` in a real browser: text stays text, nothing is loaded, filters, search, keys, layout."""
+"""The page of ``stepneg traces`` in a real browser: text stays text, nothing is loaded; filters, keys, looks."""
 
 import json
 import time
@@ -246,11 +246,15 @@ def test_what_does_not_show_is_made_visible(tab, hostile):
 
 def test_the_policy_of_the_page_holds(tab, run):
     opened(tab, run)
-    tab.run("window.broken = []; addEventListener('securitypolicyviolation', (e) => broken.push(e.effectiveDirective)); 1")
+    tab.run(
+        "window.broken = []; addEventListener('securitypolicyviolation', (e) => broken.push(e.effectiveDirective)); 1"
+    )
     tab.run("void (new Image().src = 'https://example.invalid/x.png')")
     tab.run("fetch('https://example.invalid/').catch(() => 1)")
     tab.run("document.head.append(Object.assign(document.createElement('link'), {rel: 'stylesheet', href: 'x.css'}))")
-    assert "TrustedHTML" in tab.run("(() => { try { document.body.innerHTML = '<b>'; } catch (e) { return e.message; } })()")
+    assert "TrustedHTML" in tab.run(
+        "(() => { try { document.body.innerHTML = '<b>'; } catch (e) { return e.message; } })()"
+    )
     assert tab.run("(() => { try { return (0, eval)('1'); } catch (e) { return e.name; } })()") == "EvalError"
     tab.run("new Promise((done) => setTimeout(done, 50))")
     assert {"img-src", "connect-src", "style-src-elem"} <= set(tab.run("broken"))
@@ -311,8 +315,18 @@ def test_filters_by_part_and_by_any_fact(tab, run):
 
 @pytest.mark.parametrize(
     ("query", "number"),
-    [("nuts", 6), ("NUTS bob", 1), ('"3 - 2 = 1"', 3), ("3 1 2 ada so", 1), ("made/1", 1), ("zebra", 0), ("(", 0), (".*", 0), ("  ", 9)],
-)  # fmt: skip
+    [
+        ("nuts", 6),
+        ("NUTS bob", 1),
+        ('"3 - 2 = 1"', 3),
+        ("3 1 2 ada so", 1),
+        ("made/1", 1),
+        ("zebra", 0),
+        ("(", 0),
+        (".*", 0),
+        ("  ", 9),
+    ],
+)
 def test_search_goes_through_problems_and_solutions(tab, run, query, number):
     opened(tab, run)
     tab.press("/")
@@ -348,7 +362,9 @@ def test_keys(tab, run):
     for key, place in {"ArrowDown": 2, "End": 9, "ArrowUp": 8, "Home": 1}.items():
         tab.press(key)
         assert at() == str(place)
-        row = tab.run("document.getElementById(document.getElementById('list').getAttribute('aria-activedescendant')).ariaPosInSet")
+        row = tab.run(
+            "document.getElementById(document.getElementById('list').getAttribute('aria-activedescendant')).ariaPosInSet"
+        )
         assert row == str(place)
     for key, told in {"r": "3 of 9", "w": "6 of 9", "w ": "9 solutions"}.items():
         tab.press(key.strip())
@@ -411,7 +427,8 @@ CONTRAST = """(() => {
     }
   };
   const leaves = [...document.querySelectorAll("body *")].filter((e) =>
-    e.offsetParent && !e.closest(".unseen, :disabled") && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
+    e.offsetParent && !e.closest(".unseen, :disabled")
+    && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
   return leaves.map((e) => {
     const [a, b] = [light(pixel(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
     return [(a + 0.05) / (b + 0.05), e.tagName + "." + e.className];
@@ -436,7 +453,9 @@ def test_every_text_stands_out_from_its_ground(tab, tmp_path, dark):
         tab.press("Escape")
     tab.press("r")
     assert tab.run(CONTRAST)[0][0] >= 4.5, tab.run(CONTRAST)[:5]
-    colours = tab.run("['.step.minus', '.step.plus'].map((s) => getComputedStyle(document.querySelector(s)).backgroundColor)")
+    colours = tab.run(
+        "['.step.minus', '.step.plus'].map((s) => getComputedStyle(document.querySelector(s)).backgroundColor)"
+    )
     assert len(set(colours)) == 2
 
 
@@ -461,7 +480,9 @@ def test_the_theme_is_switched_and_kept(tab, run):
 
 
 def test_only_rows_that_are_seen_are_in_the_page(tab, tmp_path):
-    many = Browsed([problem_row(f"p{i}", f"question {i}", "a", None, {"level": i % 5}) for i in range(5000)], parts=["x"])
+    many = Browsed(
+        [problem_row(f"p{i}", f"question {i}", "a", None, {"level": i % 5}) for i in range(5000)], parts=["x"]
+    )
     many.solutions += [Solution(i // 4, 0, [f"solution {i}\n", "#### 1"], i % 2 == 0) for i in range(20_000)]
     file = tmp_path / "page.html"
     file.write_text(page(contents("run", Settings(), many)))
