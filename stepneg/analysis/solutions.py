@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import yaml
 from transformers import PreTrainedTokenizerBase
 
+from stepneg.bounded_yaml import bounded
 from stepneg.credit.pairs import Ids, Trace, ended, find_pit, strip_eos
 from stepneg.credit.search import common
 from stepneg.credit.steps import ENDS, UNDECODED, Rule
@@ -24,6 +25,7 @@ from stepneg.data.rows import Example, Row, decode, encode_prompt
 from stepneg.errors import InputError
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem
+from stepneg.reading import byte_lines, json_object
 
 T = TypeVar("T")
 SPURIOUS = -0.3  # a spurious step of a right solution has at most this advantage, as `stepneg spurious` has it
@@ -171,18 +173,23 @@ def nothing(run: Path, some: bool, notes: Sequence[str]) -> str:
 def read_settings(file: Path, notes: list[str]) -> Settings:
     """The settings of a run's configuration; defaults, with a note, where it cannot be read."""
     try:
-        data = yaml.safe_load(file.read_text())["data"]
+        if not file.is_file():
+            raise FileNotFoundError(file)
+        data = bounded(file.read_text())["data"]
         init = data["init_args"]
         rollouts = init.get("rollouts") or {}
         steps = rollouts.get("steps", Settings.steps)
         if steps not in ENDS:
             raise ValueError(f"no rule for steps: {steps}")
+        tolerance = float(init.get("tolerance", Settings.tolerance))
+        if not isfinite(tolerance):
+            raise ValueError(f"no tolerance: {tolerance}")
         return Settings(
             method=text(data["class_path"]).rpartition(".")[2],
             policy=text(init["policy"]),
             template=text(init.get("template", Settings.template)),
             k=int(init.get("k", Settings.k)),
-            tolerance=float(init.get("tolerance", Settings.tolerance)),
+            tolerance=tolerance,
             steps=cast(Rule, steps),
             searched=rollouts.get("pit_error") is not None,
         )
@@ -205,18 +212,17 @@ def read_lines(file: Path, read: Callable[[Any], T], notes: list[str], limit: in
     bad: list[int] = []
     number = 0
     try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if limit is not None and number > limit:
-                    continue
-                try:
-                    value = read(json.loads(line))
-                except MALFORMED:
-                    bad.append(number)
-                    continue
-                yield value
+        for number, line in byte_lines(file):
+            if limit is not None and number > limit:
+                continue
+            try:
+                value = read(json.loads(line))
+            except MALFORMED:
+                bad.append(number)
+                continue
+            yield value
     except OSError as error:
-        notes.append(f"{file.name} cannot be read: {error.strerror}")
+        notes.append(f"{file.name} cannot be read: {error.strerror or error}")
     if bad:
         notes.append(f"{file.name}: {len(bad):,} of {number:,} lines are damaged and left out, the first is {bad[0]:,}")
     if limit is not None and number > limit:
@@ -323,9 +329,9 @@ class Training:
     def read_facts(self, file: Path) -> None:
         """The facts of the data's making."""
         try:
-            values = json.loads(file.read_text())
+            values = json_object(file, "")
             self.found.facts = {str(name): float(value) for name, value in values.items() if isfinite(value)}
-        except (OSError, *MALFORMED):
+        except MALFORMED:
             self.found.notes.append(f"{file.name}, the facts of the data's making, cannot be read")
 
     def read_problems(self, file: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from stepneg.analysis.solutions import SPURIOUS, Browsed, Settings, Solution, read_solutions
 from stepneg.errors import InputError
+from stepneg.escaping import visible
+from stepneg.links import unlinked
 
 TEMPLATE = Path(__file__).with_name("traces.html")
 STYLE, SCRIPT = TEMPLATE.with_suffix(".css"), TEMPLATE.with_suffix(".js")
@@ -37,11 +39,11 @@ def traces(run: Path, output: Path | None = None, limit: int = 20_000) -> str:
     file = output or run / "traces.html"
     partial = file.with_name(f"{file.name}.partial")
     try:
-        partial.write_text(page(contents(run.resolve().name, settings, found)))
+        unlinked(partial).write_text(page(contents(run.resolve().name, settings, found)))
         partial.replace(file)
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; name another place with --output") from error
-    return "\n".join([*(f"note: {note}" for note in found.notes), summary(found), f"written to {file}"])
+    return "\n".join([*(f"note: {visible(note)}" for note in found.notes), summary(found), f"written to {file}"])
 
 
 def summary(found: Browsed) -> str:

@@ -308,7 +308,9 @@ def test_a_damaged_evaluation_is_left_out(change, tmp_path):
         "\x00",
         "!!python/object/apply:os.system [exit]",
         "data: {class_path: a.B}",
+        "data: &a {class_path: [*a]}",
         "data: {class_path: A, init_args: {policy: p, k: many}}",
+        "data: {class_path: A, init_args: {policy: p, tolerance: .nan}}",
         "data: {class_path: A, init_args: {policy: p, rollouts: {steps: x}}}",
     ],
 )
