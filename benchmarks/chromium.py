@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ OPTIONS = (
     "--no-first-run", "--disable-extensions", "--disable-background-networking", "--hide-scrollbars",
     "--enable-precise-memory-info", "--force-color-profile=srgb", "--lang=en",
 )  # fmt: skip
+
+SILENCE = 60  # seconds in which any command is answered
 
 
 class Unavailable(Exception):
@@ -77,8 +80,14 @@ class Tab:
         return dict(answer["result"])
 
     def read(self) -> dict[str, Any]:
-        """The next message of the browser."""
+        """The next message of the browser.
+
+        Raises:
+            RuntimeError: it has ended, or says nothing.
+        """
         while b"\0" not in self.rest:
+            if not select.select([self.back], [], [], SILENCE)[0]:
+                raise RuntimeError(f"the browser has said nothing for {SILENCE} s")
             if not (more := os.read(self.back.fileno(), 1 << 20)):
                 raise RuntimeError("the browser has ended")
             self.rest += more
@@ -148,7 +157,7 @@ def chromium() -> Iterator[Tab]:
         Unavailable: there is no browser.
     """
     path = find()
-    with TemporaryDirectory() as home:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as home:
         from_us, to_browser = os.pipe()
         from_browser, to_us = os.pipe()
         # DevTools reads file descriptor 3 and writes 4; bash moves ours there.
@@ -163,4 +172,7 @@ def chromium() -> Iterator[Tab]:
                 yield Tab(to, back)  # type: ignore[arg-type]
             finally:
                 browser.terminate()
-                browser.wait(10)
+                try:
+                    browser.wait(10)
+                except subprocess.TimeoutExpired:
+                    browser.kill()

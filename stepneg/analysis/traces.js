@@ -128,12 +128,14 @@ const MARKS = [
 ];
 const OPPOSITE = { right: "wrong", wrong: "right", pit: "no-pit", "no-pit": "pit" };
 const ORDERS = {
-  "as in the run": null,
-  "problem by problem": (a, b) => solutions[a].problem - solutions[b].problem,
+  "problem by problem": (a, b) => solutions[a].part - solutions[b].part || solutions[a].problem - solutions[b].problem,
+  "as in the files": () => 0,
   "deepest drop first": (a, b) => drop(solutions[a]) - drop(solutions[b]),
   "hardest problem first": (a, b) => solved(a) - solved(b),
   "most steps first": (a, b) => solutions[b].steps.length - solutions[a].steps.length,
 };
+
+const USUAL = Object.keys(ORDERS)[0];
 
 /** Share of the problem's own solutions that are right, as its counts or samples tell; 2 where they do not. */
 function solved(place) {
@@ -144,7 +146,7 @@ function solved(place) {
 
 // --- state, filters, search
 
-const state = { words: [], marks: new Set(), part: "", facts: {}, order: "as in the run" };
+const state = { words: [], marks: new Set(), part: "", facts: {}, order: USUAL };
 let found = []; // places of the solutions that are listed
 let current = -1; // which of them is shown
 let haystacks = null; // lower-case texts, made by the first search
@@ -176,13 +178,13 @@ function refresh() {
   if (state.words.length) haystacks ??= solutions.map(haystack);
   found = solutions.map((_, place) => place).filter(matches);
   const order = ORDERS[state.order];
-  if (order) found.sort((a, b) => order(a, b) || a - b);
+  found.sort((a, b) => order(a, b) || a - b);
   current = found.indexOf(was);
   byId("count").textContent = told();
   drawFilters();
   byId("rows").style.height = `${found.length * ROW}px`;
   if (current < 0 && found.length && !PHONE.matches) select(0);
-  else if (current < 0) drawDetail();
+  else drawDetail();
   scrollTo(Math.max(current, 0));
   drawRows();
 }
@@ -204,7 +206,7 @@ function toggle(mark) {
 }
 
 function clearFilters() {
-  Object.assign(state, { words: [], marks: new Set(), part: "", facts: {}, order: "as in the run" });
+  Object.assign(state, { words: [], marks: new Set(), part: "", facts: {}, order: USUAL });
   byId("search").value = "";
   for (const select of byId("selects").querySelectorAll("select")) select.selectedIndex = 0;
   refresh();
@@ -225,7 +227,7 @@ function makeFilters() {
     addSelect(fact, values, (value) => (value === "" ? delete state.facts[fact] : (state.facts[fact] = value)));
   }
   const orders = Object.keys(ORDERS).slice(1).map((name) => [name, name]);
-  addSelect("Order", orders, (value) => (state.order = value || "as in the run"), "as in the run");
+  addSelect("Order", orders, (value) => (state.order = value || USUAL), USUAL);
   byId("selects").append(el("button", { type: "button", class: "clear", click: clearFilters }, "Clear filters ", el("kbd", {}, "x")));
 }
 
@@ -257,7 +259,7 @@ function addSelect(name, options, change, first = "any") {
 
 function drawFilters() {
   for (const [name, button] of Object.entries(buttons)) button.setAttribute("aria-pressed", state.marks.has(name));
-  const active = Object.keys(state.facts).length + (state.part !== "") + (state.order !== "as in the run");
+  const active = Object.keys(state.facts).length + (state.part !== "") + (state.order !== USUAL);
   byId("active").textContent = active ? `(${active} set)` : "";
 }
 

@@ -281,6 +281,12 @@ def test_filters_count_what_they_let_through(tab, run):
         assert tab.run(f"document.querySelector('.mark.{mark}').ariaPressed") == "true"
     assert "Choose a solution" in text(tab, "#detail")
     tab.press("x")
+    tab.press("G")
+    tab.click(".mark.wrong")
+    assert text(tab, ".place") == "6 of 6"  # the solution that was shown is among those that are left
+    search(tab, "so")
+    assert every(tab, ".steps mark") == ["So"]
+    tab.press("x")
     tab.click(".mark.spurious")
     assert listed(tab).startswith("1 of 9")
     assert "Spurious: step 2 (an advantage of at most \u22120.30 in a right solution)." in text(tab, ".said")
