@@ -51,6 +51,8 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
+	# The page of stepneg traces is tested in a real browser.
+	command -v chromium > /dev/null || (apt-get update --quiet && apt-get install --yes --no-install-recommends chromium) || true
 	$(BIN)/pytest -m "not slow and not slurm"
 	# Last: where DeepSpeed is installed, every export imports it. It compiles operators when they are first used.
 	command -v c++ > /dev/null || apt-get install --yes --no-install-recommends g++ libpython3-dev || true

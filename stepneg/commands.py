@@ -245,6 +245,13 @@ def evaluate_verb(argv: list[str]) -> None:
     print(call(evaluate_policy, argv, "evaluate", ["policy"]))
 
 
+def traces_verb(argv: list[str]) -> None:
+    """One HTML page to browse a run's solutions."""
+    from stepneg.analysis.traces import traces  # imports of seconds
+
+    print(call(traces, argv, "traces", ["run"]))
+
+
 def grade_verb(argv: list[str]) -> None:
     """Grade the responses of a JSONL file; the summary goes to standard output as JSON."""
     from stepneg.grading.batch import grade_file
@@ -304,6 +311,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "report": report_verb,
     "evaluate": evaluate_verb,
     "grade": grade_verb,
+    "traces": traces_verb,
     "compare": compare_verb,
     "memory": memory_verb,
     "rerun": rerun_verb,
@@ -340,6 +348,7 @@ SUMMARIES = {
         "report": "one table and one plot over all tested runs below a directory",
         "compare": "two evaluations of the same problems, paired",
         "rerun": "repeat a run or a chain from its directory alone, and compare",
+        "traces": "one HTML page to browse a run's solutions: step values, pits, pairs, verdicts",
     },
     "Single steps": {
         "init": "a fresh small model folder with its own tokenizer",

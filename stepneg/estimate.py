@@ -370,7 +370,7 @@ class Calibration:
         with Other() as other:
             built = data.build(problems, load_tokenizer(data.policy))
         file = self.home / "data" / key / "examples.jsonl"
-        write_built(built, file)
+        write_built(built, file, problems)
         tokens = float(built.facts.get("sampled_tokens", 0))
         draws = meter.draws[first:] if meter else []
         found = Sample(

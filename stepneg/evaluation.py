@@ -50,6 +50,7 @@ class Evaluated:
     samples: tuple[str | None, ...]  # extracted answers
     majority_correct: bool
     meta: dict[str, str | int]
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def evaluate(
                 problem.id, texts[index][0], problem.answer, verdict.correct, verdict.extracted, verdict.rule,
                 completion.finish_reason == "length", sum(v.correct for v in verdicts),
                 tuple(v.extracted for v in verdicts), bool(maj_at_k.values[-1]), dict(problem.meta),
+                problem.question,
             )
         )  # fmt: skip
     metrics: dict[str, float] = {}

@@ -79,10 +79,15 @@ class Built:
     traces: list[Trace] = field(default_factory=list)
 
 
-def write_built(built: Built, file: Path) -> None:
-    """Write examples and traces as JSONL and the facts as JSON; the file of examples appears last and whole."""
+def write_built(built: Built, file: Path, problems: Sequence[Problem] = ()) -> None:
+    """Write examples, traces and the problems that they are made of as JSONL and the facts as JSON.
+
+    The file of examples appears last and whole. Training reads no problems: they are for people who look at the traces.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".json").write_text(json.dumps(built.facts, indent=1))
+    with file.with_suffix(".problems.jsonl").open("w") as out:
+        out.writelines(json.dumps(asdict(problem)) + "\n" for problem in problems)
     with file.with_suffix(".traces.jsonl").open("w") as out:
         out.writelines(json.dumps(asdict(trace)) + "\n" for trace in built.traces)
     partial_file = file.with_suffix(".partial")
@@ -96,31 +101,39 @@ def write_built(built: Built, file: Path) -> None:
 
 def read_built(file: Path) -> Built:
     """What :func:`write_built` wrote."""
-    examples = [
-        tuple(
-            Row(
-                prompt_ids=tuple(row["prompt_ids"]),
-                response_ids=tuple(row["response_ids"]),
-                shared=row["shared"],
-                weights=None if row["weights"] is None else tuple(row["weights"]),
-                reference_logp=row["reference_logp"],
-            )
-            for row in json.loads(line)
-        )
-        for line in file.read_text().splitlines()
-    ]
-    traces = [
-        Trace(
-            problem_id=trace["problem_id"],
-            prompt_ids=tuple(trace["prompt_ids"]),
-            response_ids=tuple(trace["response_ids"]),
-            correct=trace["correct"],
-            ends=tuple(trace["ends"]),
-            counts=tuple((n, c) for n, c in trace["counts"]),
-        )
-        for trace in map(json.loads, file.with_suffix(".traces.jsonl").read_text().splitlines())
-    ]
+    examples = [example_of(json.loads(line)) for line in file.read_text().splitlines()]
+    traces = [trace_of(json.loads(line)) for line in file.with_suffix(".traces.jsonl").read_text().splitlines()]
     return Built(examples, json.loads(file.with_suffix(".json").read_text()), traces)
+
+
+def example_of(rows: list[dict[str, Any]]) -> Example:
+    """An example from its line."""
+    return tuple(
+        Row(
+            prompt_ids=tuple(row["prompt_ids"]),
+            response_ids=tuple(row["response_ids"]),
+            shared=row["shared"],
+            weights=None if row["weights"] is None else tuple(row["weights"]),
+            reference_logp=row["reference_logp"],
+        )
+        for row in rows
+    )
+
+
+def trace_of(values: dict[str, Any]) -> Trace:
+    """A trace from its line.
+
+    Raises:
+        ValueError: its steps or counts do not fit its response.
+    """
+    return Trace(
+        problem_id=values["problem_id"],
+        prompt_ids=tuple(values["prompt_ids"]),
+        response_ids=tuple(values["response_ids"]),
+        correct=values["correct"],
+        ends=tuple(values["ends"]),
+        counts=tuple((n, c) for n, c in values["counts"]),
+    )
 
 
 class Prepared(L.LightningDataModule):
@@ -212,7 +225,7 @@ class Prepared(L.LightningDataModule):
         built = self.build(problems, tokenizer)
         if not built.examples:
             raise InputError(f"data: no training example came of {len(problems)} problems: {json.dumps(built.facts)}")
-        write_built(built, file)
+        write_built(built, file, problems)
         leave_device(self.trainer.strategy.root_device)
 
     def setup(self, stage: str) -> None:

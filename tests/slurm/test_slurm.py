@@ -229,7 +229,7 @@ def test_two_nodes_of_two_tasks_fit_together(cluster: Cluster, work: Path) -> No
     assert cluster.states(*jobs.values()) == {"COMPLETED"}, said
     assert sorted(re.findall(r"GLOBAL_RANK: (\d), MEMBER: \d/4", said)) == list("0123")
     run = work / "ddp" / "run" / "seed-0" / "sft"
-    (file,) = (f for f in run.glob("data/*.jsonl") if ".traces" not in f.name)
+    (file,) = (f for f in run.glob("data/*.jsonl") if "." not in f.stem)
     rows = [row for line in file.read_text().splitlines() for row in json.loads(line)]
     tokens = sum(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
     trained = json.loads((run / "summary.json").read_text())["trained_tokens"]  # the first rank's, four times
