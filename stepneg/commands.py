@@ -340,6 +340,23 @@ def compare_verb(argv: list[str]) -> None:
     print(call(compare_files, argv, "compare", ["first", "second"]))
 
 
+def doctor_verb(argv: list[str]) -> None:
+    """What this machine has of what stepneg needs, and how to mend what it lacks; exit code 1 if something fails."""
+    parser = Parser(prog="stepneg doctor", description=doctor_verb.__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories will be")
+    parser.add_argument("--store", type=Path, default=Path("runs/samples"), help="folder of the sample store")
+    said = "HF folder that vLLM and transformers are compared on"
+    parser.add_argument("--policy", type=Path, default=Path("assets/arithmetic-base"), help=said)
+    said = "start vLLM for that; takes seconds on the shipped base, --engine false leaves it out"
+    parser.add_argument("--engine", type=bool, default=True, help=said)
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+    given = parse(parser, argv)
+    from stepneg.doctor import doctor
+
+    if not doctor(given.runs, given.store, given.policy, given.engine, given.json):
+        raise SystemExit(1)
+
+
 STUDIES = {  # command and module
     "theorem": "stepneg.studies.theorem",
     "credit": "stepneg.studies.credit",
@@ -359,6 +376,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "compare": compare_verb,
     "memory": memory_verb,
     "rerun": rerun_verb,
+    "doctor": doctor_verb,
     **{name: partial(study_verb, module, name) for name, module in STUDIES.items()},
 }
 
@@ -399,6 +417,7 @@ SUMMARIES = {
         "draw": "a share of what a fit or test samples, into the store",
         "evaluate": "greedy accuracy, pass@k and maj@k of a policy",
         "grade": "grade the responses of a JSONL file",
+        "doctor": "what this machine has of what stepneg needs, and how to mend what it lacks",
     },
     "Studies": {
         "theorem": "Theorem 6.1 as an experiment",

@@ -117,7 +117,9 @@ def places(file: Path, node: yaml.Node, above: tuple[str, ...], seen: set[int]) 
     seen.add(id(node))
     if node.tag not in TAGS:
         where = f"{file}, line {node.start_mark.line + 1}"
-        raise InputError(f"{where}: could not determine a constructor for the tag {shown(node.tag)}; write plain values")
+        raise InputError(
+            f"{where}: could not determine a constructor for the tag {shown(node.tag)}; write plain values"
+        )
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             yield from places(file, item, above, seen)

@@ -50,9 +50,8 @@ def options(kind: type, before: str, only: Sequence[str] = (), without: Sequence
             continue
         given = isinstance(action.default, str | int | float | Path)
         default = f" [{str(action.default).strip()}]" if given and not action.required else ""
-        lines += row(
-            f"{before}{name} {placeholder(shown)}{default}", ("required; " if action.required else "") + action.help
-        )
+        text = f"{'required; ' if action.required else ''}{action.help}"
+        lines += row(f"{before}{name} {placeholder(shown)}{default}", text)
     return lines
 
 

@@ -66,6 +66,7 @@ EXAMPLES = {  # a complete command line of each verb
     "draw": "stepneg draw values --part 3/8 --config configs/gsm8k/step_dpo.yaml",
     "evaluate": "stepneg evaluate runs/arithmetic/step_dpo/last --problems arithmetic",
     "grade": "stepneg grade outputs.jsonl --dataset math --output graded.jsonl",
+    "doctor": "stepneg doctor",
 }
 
 
@@ -251,10 +252,8 @@ def located(
     exact = [(file, item) for file, item in found if len(plain(item.path)) == len(path)] or found
     same = [(file, item) for file, item in exact if value and item.value == value]
     if value and not same:  # or in an option that gives more at once
-        above = [
-            (f, i) for f, i in given if isinstance(i, Option) and i.path == path[: len(i.path)] and value in i.value
-        ]
-        same = above[-1:]
+        above = [of for of in given if isinstance(of[1], Option) and of[1].path == path[: len(of[1].path)]]
+        same = [of for of in above if value in str(of[1].value)][-1:]
     exact = same or exact
     if not exact:
         return "", ".".join(path), "key"
