@@ -6,8 +6,10 @@ from typing import Any, cast
 
 import jsonargparse
 import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser
 
 from stepneg.callbacks.evaluation import VLLMEvaluation
+from stepneg.options import parse
 from stepneg.pipeline import draw_options
 from stepneg.training import StepnegCLI, cli
 
@@ -21,12 +23,31 @@ class Resolver(StepnegCLI):
 
     def resolve(self, argv: Sequence[str]) -> jsonargparse.Namespace:
         """The options of a command line, instantiated."""
-        return self.parser.instantiate_classes(self.parser.parse_args(draw_options(argv)))
+        return self.parser.instantiate_classes(parse(self.parser, draw_options(argv)))
 
 
 def resolver(argv: Sequence[str]) -> Resolver:
     """The parser of fits and tests, made with the first command line that it is to parse."""
     return cast(Resolver, cli(draw_options(argv), Resolver, run=False))
+
+
+class Checker(StepnegCLI):
+    """The parser of fits and tests; parses nothing by itself and makes nothing."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Only the defaults."""
+        self.config = parser.get_defaults()
+
+    def instantiate_classes(self) -> None:
+        """The parser is all that is wanted."""
+
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+
+def options_parser() -> jsonargparse.ArgumentParser:
+    """The parser of the options of a fit or test."""
+    return cli([], Checker, run=False).parser
 
 
 def evaluation_of(trainer: jsonargparse.Namespace) -> VLLMEvaluation | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -19,9 +20,14 @@ from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.throughput import Throughput
 from stepneg.data.handover import attempt, once
 from stepneg.errors import InputError
+from stepneg.options import Strict, parse
 from stepneg.policy import Policy
 from stepneg.problems import ProblemSource
 from stepneg.record import content, devices, loaded, recorded, start
+
+
+class FitParser(Strict, LightningArgumentParser):
+    """The parser of LightningCLI's verbs."""
 
 
 class RunConfig(SaveConfigCallback):
@@ -63,7 +69,7 @@ class StepnegCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what :func:`run` was given; it is the command line, or stands in for it."""
         self.argv = list(args)
-        self.config = parser.parse_args(args)
+        self.config = parse(parser, args)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Everything of a run goes below ``trainer.default_root_dir``, events to ``RUN/tensorboard``."""
@@ -78,7 +84,10 @@ class StepnegCLI(LightningCLI):
         checkpoint.dirpath = checkpoint.dirpath or str(Path(root) / "checkpoints")
         if self._get(self.config_init, "trainer.logger") is None:
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
-        return super().instantiate_trainer(default_root_dir=str(root), **job, **kwargs)
+        try:
+            return super().instantiate_trainer(default_root_dir=str(root), **job, **kwargs)
+        except (ValueError, MisconfigurationException) as error:  # as an unknown strategy, or more GPUs than there are
+            raise InputError(f"trainer: {error}; mend the options trainer.*") from error
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run a verb under a record in ``RUN/attempts``, which the first rank keeps."""
@@ -138,7 +147,8 @@ def cli(argv: list[str], kind: type[StepnegCLI] = StepnegCLI, run: bool = True) 
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         seed_everything_default=0,
-        parser_kwargs={"prog": "stepneg", "exit_on_error": False},
+        parser_kwargs={"prog": "stepneg"},
+        parser_class=FitParser,
         args=argv,
         run=run,
     )
