@@ -1,6 +1,5 @@
 """Greedy accuracy, pass@k and maj@k of a policy folder on problems, with 95 % intervals."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ from stepneg import __version__
 from stepneg.data.rows import decode, encode_prompt
 from stepneg.errors import InputError
 from stepneg.escaping import markdown
+from stepneg.evaluation_files import write_evaluation
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 from stepneg.grading import Form, Mark
 from stepneg.grading.batch import grade_all
 from stepneg.grading.estimators import wilson
 from stepneg.grading.metrics import Accuracy, MajAtK, PassAtK
 from stepneg.grading.verifier import equal_answers
-from stepneg.links import unlinked
 from stepneg.policy_folder import exported_template, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import Arithmetic
@@ -31,6 +30,7 @@ from stepneg.sampling.sampler import Sampled, sample
 from stepneg.sampling.store import SampleStore
 from stepneg.sampling.vllm_engine import VLLMEngine
 from stepneg.timing import timed
+from stepneg.whole import write_whole
 
 RATES = ("no_answer", "unparsable", "truncated")
 
@@ -63,12 +63,8 @@ class Evaluation:
 
     def write(self, file: Path, more: dict[str, Any] | None = None) -> None:
         """Metrics, break-down and ``more`` to ``file`` (JSON), the problems beside it (JSONL)."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with unlinked(file.with_suffix(".jsonl")).open("w") as out:
-            out.writelines(json.dumps(asdict(problem)) + "\n" for problem in self.problems)
-        unlinked(file).write_text(
-            json.dumps({**self.metrics, "breakdown": self.breakdown, **(more or {})}, indent=1) + "\n"
-        )
+        values = {**self.metrics, "breakdown": self.breakdown, **(more or {})}
+        write_evaluation(file, values, map(asdict, self.problems))
 
     def markdown(self, k: int) -> str:
         """The metrics and the break-down as tables."""
@@ -280,5 +276,5 @@ def evaluate_policy(
     result = evaluate(engine, SampleStore(store), policy, tokenizer, chosen, template, form, k, decoding, seed, marks)
     result.write(home / "evaluation.json", {"settings": settings})
     text = f"{result.markdown(k)}\n\nwritten to {home}"
-    unlinked(home / "evaluation.md").write_text(text + "\n")
+    write_whole(home / "evaluation.md", text + "\n")
     return text

@@ -6,6 +6,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -14,7 +15,9 @@ from typing import Any, Literal, TypeVar, get_args
 from stepneg import __version__
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
-from stepneg.links import remove, unlinked
+from stepneg.links import remove
+from stepneg.lock import held
+from stepneg.whole import write_whole
 
 T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # of a stage: also a word of a shell and of Markdown
@@ -164,7 +167,10 @@ def is_done(record: Path, mark: str, output: Path) -> bool:
     """Whether a stage has run with this fingerprint and its output is there."""
     if not (record.is_file() and output.exists()):
         return False
-    return bool(json.loads(record.read_text()).get("fingerprint") == mark)
+    try:
+        return bool(json.loads(record.read_bytes())["fingerprint"] == mark)
+    except (ValueError, KeyError, TypeError):  # damaged: it tells of nothing that is done
+        return False
 
 
 def runs(stages: list[Stage], repeat: list[Cell]) -> list[tuple[Cell, Stage, Verb]]:
@@ -251,11 +257,12 @@ def pipeline(
         if draw is not None:
             run(["draw", draw, f"--part={part}", *draw_options(argv)])
             continue
-        (forget_other if leads() else await_lead)(home / stage.name, verb, mark)
-        run(argv)
-        ran += 1
-        if leads():
-            write_whole(record, json.dumps({"fingerprint": mark, "argv": argv}, indent=1))
+        with held(home / stage.name) if leads() else nullcontext():
+            (forget_other if leads() else await_lead)(home / stage.name, verb, mark)
+            run(argv)
+            ran += 1
+            if leads():
+                write_whole(record, json.dumps({"fingerprint": mark, "argv": argv}, indent=1))
 
 
 def draw_options(argv: Sequence[str]) -> list[str]:
@@ -280,13 +287,6 @@ def await_lead(home: Path, verb: Verb, mark: str) -> None:
             return
         time.sleep(0.5)
     raise TimeoutError(f"{started}: the first process has not written it; is the run directory on a shared disk?")
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file that readers see whole or not at all, whenever this process is killed."""
-    partial = unlinked(file.with_name(f".{file.name}.partial"))
-    partial.write_text(text)
-    partial.replace(file)
 
 
 def forget_other(home: Path, verb: Verb, mark: str) -> None:

@@ -15,9 +15,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from stepneg.errors import InputError
 from stepneg.reading import json_object
+from stepneg.sampling.store import RECORD, fingerprint_policy
+from stepneg.whole import write_whole
 
 T = TypeVar("T")
-RECORD = "stepneg.json"
 ADAPTER = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 UNREADABLE = (
@@ -95,13 +96,14 @@ def context_length(policy: Path) -> int:
     return int(load_config(policy).max_position_embeddings)
 
 
-def write_template(policy: Path, template: str) -> None:
-    """Keep the prompt template in the folder, for a later evaluation."""
-    (policy / RECORD).write_text(json.dumps({"template": template}, indent=1) + "\n")
+def write_record(policy: Path, template: str) -> None:
+    """Keep the prompt template in the folder, for a later evaluation, and the fingerprint of all else as a check."""
+    record = {"template": template, "fingerprint": fingerprint_policy(policy)}
+    write_whole(policy / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def exported_template(policy: Path) -> str | None:
-    """The template that :func:`write_template` kept; None in a folder of another origin.
+    """The template that :func:`write_record` kept; None in a folder of another origin.
 
     Raises:
         InputError: the record is not readable.

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 from stepneg.errors import InputError
+from stepneg.evaluation_files import read_evaluation
 from stepneg.problems.records import jsonl_records
 
 RESAMPLES = 9999
@@ -76,6 +77,8 @@ def read_evaluated(place: Path) -> dict[str, dict[str, float]]:
     file = next((f for f in files if f.is_file()), None)
     if file is None:
         raise InputError(f"{place}: no evaluation; give a run that `stepneg test` has tested, or evaluation.jsonl")
+    if (values := file.with_suffix(".json")).is_file():
+        read_evaluation(values)
     rows: dict[str, dict[str, float]] = {}
     for record in jsonl_records(file):
         said = record.values

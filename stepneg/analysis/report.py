@@ -12,8 +12,10 @@ from stepneg import escaping
 from stepneg.analysis.paired import column, paired_difference, read_evaluated
 from stepneg.errors import InputError
 from stepneg.escaping import visible
+from stepneg.evaluation_files import read_evaluation
 from stepneg.links import unlinked
 from stepneg.reading import json_object, number
+from stepneg.whole import write_whole
 
 COLUMNS = [
     "method", "seed", "problems", "accuracy", "accuracy_low", "accuracy_high", "pass@5", "maj@5",
@@ -33,7 +35,7 @@ def read_run(home: Path) -> dict[str, float | str]:
     file, summary_file, mend = home / "evaluation" / "test.json", home / "summary.json", "test the run again"
     if (shown := visible(str(home))) != str(home):
         raise InputError(f"{shown}: the name hides something or is no UTF-8; rename the directory")
-    metrics = json_object(file, mend)
+    metrics = read_evaluation(file)
     summary = json_object(summary_file, mend) if summary_file.is_file() else {}
     both = summary | metrics
     row: dict[str, float | str] = {name: number(both, name, file, mend, 0) for name in COLUMNS[2:]}
@@ -153,7 +155,7 @@ def report(root: Path, order: Sequence[str] = ("sft", "rft", "step_dpo")) -> str
         The Markdown text.
     """
     frame = read_runs(root)
-    frame[COLUMNS].to_csv(unlinked(root / "report.csv"), index=False)
+    write_whole(root / "report.csv", frame[COLUMNS].to_csv(index=False))
     text = "\n\n".join(
         part
         for part in (
@@ -167,7 +169,7 @@ def report(root: Path, order: Sequence[str] = ("sft", "rft", "step_dpo")) -> str
         )
         if part
     )
-    unlinked(root / "report.md").write_text(text + "\n")
+    write_whole(root / "report.md", text + "\n")
     plot(frame).savefig(unlinked(root / "report.png"), dpi=130)
     log_to_tensorboard(frame, root)
     return text

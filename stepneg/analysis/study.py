@@ -15,6 +15,7 @@ from stepneg.errors import InputError
 from stepneg.escaping import markdown
 from stepneg.links import unlinked
 from stepneg.reading import json_object, number
+from stepneg.whole import write_whole
 
 RESAMPLES = 2000
 
@@ -138,7 +139,7 @@ def over_seeds(root: Path, verb: str) -> pd.DataFrame | None:
         pd.read_csv(file).assign(stage=file.parent.name, seed=file.parent.parent.name.removeprefix("seed-"))
         for file in files
     )
-    frame.to_csv(unlinked(root / f"{verb}.csv"), index=False)
+    write_whole(root / f"{verb}.csv", frame.to_csv(index=False))
     return frame
 
 
@@ -153,8 +154,8 @@ def study(root: Path, baseline: str) -> str:
         The Markdown text.
     """
     frame = read_study(root, baseline)
-    frame.to_csv(unlinked(root / "study.csv"), index=False)
+    write_whole(root / "study.csv", frame.to_csv(index=False))
     plot(frame, baseline).savefig(unlinked(root / "study.png"), dpi=130)
     text = table(frame, baseline)
-    unlinked(root / "study.md").write_text(text + "\n")
+    write_whole(root / "study.md", text + "\n")
     return text

@@ -5,11 +5,13 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,11 +34,16 @@ LAUNCHER = (
     "MASTER_PORT",
 )
 LAUNCHER_PREFIXES = ("SLURM_", "TORCHELASTIC_", "PMI_", "PMIX_")
-RESTARTS = 3
+RESTARTS = 3  # without a finished request between
+LOG = "what is finished is stored; STEPNEG_ENGINE_LOG=1 shows vLLM's own messages"
 
 
 class EngineDied(RuntimeError):
     """The engine's process ended or gave no sign of life in time."""
+
+
+class EngineFailed(EngineDied):
+    """The engine reported an error."""
 
 
 @dataclass(frozen=True)
@@ -71,40 +78,60 @@ class VLLMEngine:
             InputError: the folder is not a policy in safetensors.
         """
         check_policy(policy)
-        worker(self).load(policy, self)
+        for deaths in count(1):
+            try:
+                worker(self).load(policy, self)
+                return
+            except EngineFailed as error:
+                close(self)
+                raise InputError(f"{policy}: vLLM cannot serve it: {error}; {LOG}") from error
+            except EngineDied as error:
+                self.bury(error, deaths, f"{policy} is loaded again")
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[int, list[Completion]]]:
         """Completions of each request, with its index, as they finish.
 
         Raises:
-            EngineDied: the process died more often than a restart can be expected to mend.
+            InputError: the process died more often, without a finished request between, than restarts can mend.
         """
         missing = dict(enumerate(requests))
         policy = worker(self).policy
         assert policy is not None, "load a policy before sampling"
-        for attempt in range(RESTARTS + 1):
+        deaths = 0
+        while True:
             numbers = list(missing)
             try:
                 worker(self).load(policy, self)
                 for place, completions in worker(self).generate([missing[i] for i in numbers], decoding, self.timeout):
                     del missing[numbers[place]]
+                    deaths = 0
                     yield numbers[place], completions
                 return
             except GeneratorExit:
                 close(self)  # what it still sends would answer the next call
                 raise
             except EngineDied as error:
-                close(self)
-                if attempt == RESTARTS:
-                    raise
-                print(f"engine: {error}; restarted, {len(missing)} requests go on", file=sys.stderr)
+                deaths += 1
+                self.bury(error, deaths, f"{len(missing)} requests go on")
+
+    def bury(self, error: EngineDied, deaths: int, then: str) -> None:
+        """End what is left of a dead engine.
+
+        Raises:
+            InputError: it died too often in a row.
+        """
+        close(self)
+        if deaths > RESTARTS:
+            raise InputError(f"the engine died {deaths} times without a finished request: {error}; {LOG}") from error
+        print(f"engine: {error}; restarted, {then}", file=sys.stderr)
 
 
 class Worker:
     """The client's end of the engine's process."""
 
-    def __init__(self, devices: str | None) -> None:
+    def __init__(self, devices: str | None, timeout: float) -> None:
         ours, theirs = socket.socketpair()
+        limit_waiting(ours, timeout)
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "stepneg.sampling.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
@@ -146,6 +173,8 @@ class Worker:
         """Send one message."""
         try:
             self.pipe.send_bytes(json.dumps(message).encode())
+        except BlockingIOError as error:
+            raise EngineDied("it has stopped reading") from error
         except OSError as error:
             raise EngineDied("its process has ended") from error
 
@@ -155,10 +184,12 @@ class Worker:
             if not self.pipe.poll(timeout):
                 raise EngineDied(f"no sign of life for {timeout:.0f} s")
             message: dict[str, Any] = json.loads(self.pipe.recv_bytes())
+        except BlockingIOError as error:
+            raise EngineDied(f"no sign of life for {timeout:.0f} s, within a message") from error
         except (EOFError, OSError) as error:
             raise EngineDied("its process has ended") from error
         if "error" in message:
-            raise EngineDied(message["error"])
+            raise EngineFailed(message["error"])
         return message
 
     def kill(self) -> None:
@@ -167,6 +198,13 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.pipe.close()
+
+
+def limit_waiting(end: socket.socket, timeout: float) -> None:
+    """Let reads and writes of a socket fail that wait for longer than ``timeout`` seconds, as for half a message."""
+    limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        end.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 def environment(devices: str | None) -> dict[str, str]:
@@ -183,7 +221,7 @@ WORKERS: dict[VLLMEngine, Worker] = {}
 def worker(options: VLLMEngine) -> Worker:
     """The process of these options, started at first use."""
     if options not in WORKERS:
-        WORKERS[options] = Worker(options.devices)
+        WORKERS[options] = Worker(options.devices, options.timeout)
     return WORKERS[options]
 
 

@@ -200,7 +200,8 @@ def test_samples_that_are_kept_share_their_token_ids(tmp_path):
 
 def test_a_closed_shard_without_the_prompts_is_passed_over(tmp_path):
     shard, key = filled(tmp_path)
-    assert json.loads(contents(shard).read_text()) == {"bytes": shard.stat().st_size, "prompts": [key]}
+    said = json.loads(contents(shard).read_text())
+    assert said == {"bytes": shard.stat().st_size, "prompts": [key], "crc": checksum(said)}
     assert (lacks(shard, {"other"}), lacks(shard, {"other", key}), lacks(shard, set())) == (True, False, True)
     shard.write_bytes(shard.read_bytes().replace(key.encode(), b"k" * len(key)))  # as long: only the list knows
     assert list(Sampler(tmp_path).rows({"k" * len(key)})) == []
