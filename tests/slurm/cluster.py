@@ -89,9 +89,14 @@ class Cluster:
         return start, end
 
     def hurry(self, job: str) -> None:
-        """Let a job that is back in the queue start at once; Slurm refuses this for one that has started."""
-        command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
-        subprocess.run(command, env=self.environment, check=False, capture_output=True)
+        """Let a job that is back in the queue start before Slurm would, which waits until its credential has expired.
+
+        Not within a second or two: a node refuses what starts in the second in which it revoked the last run.
+        """
+        back = datetime.fromisoformat(self.facts(job)["SubmitTime"]).timestamp()
+        if self.facts(job)["JobState"] == "PENDING" and time.time() > back + 3:
+            command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+            subprocess.run(command, env=self.environment, check=False, capture_output=True)  # it may have started by now
 
     def wait(self, jobs: list[str], seconds: float) -> None:
         """Until no job is waiting or running; a requeued one need not wait until its credential has expired."""

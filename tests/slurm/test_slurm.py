@@ -255,7 +255,7 @@ def test_a_preempted_fit_ends_with_the_weights_of_an_undisturbed_one(cluster: Cl
     written = last.stat().st_mtime_ns
 
     def resumed() -> bool:
-        cluster.hurry(job)  # more than once: Slurm puts the time off when the job is wholly back in the queue
+        cluster.hurry(job)
         return last.stat().st_mtime_ns > written
 
     until(resumed)
