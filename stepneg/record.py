@@ -13,7 +13,7 @@ import platform
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -24,6 +24,7 @@ from stepneg import __version__
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 from stepneg.problems import ProblemSource
+from stepneg.reading import json_object
 
 FOLDER, CHAIN = "attempts", "chain"
 PACKAGES = (
@@ -191,10 +192,8 @@ def attempts(home: Path) -> list[dict[str, Any]]:
     """The attempts below a run directory, the oldest first; a file that is damaged is none."""
     found = []
     for file in sorted((home / FOLDER).glob("*.json")):
-        try:
-            found.append(json.loads(file.read_bytes()))
-        except ValueError:
-            continue
+        with suppress(InputError):
+            found.append(json_object(file, "remove it"))
     return found
 
 
@@ -212,6 +211,8 @@ def chain(verb: str, argv: Sequence[str], settings: Mapping[str, Any], folder: P
     """
     import yaml
 
+    from stepneg.bounded_yaml import bounded
+
     given = [name for stage in settings["stages"] for name in stage["config"]] + settings["overlays"]
     files = {name: (folder / name).resolve() for name in given}
     above = os.path.commonpath([file.parent for file in files.values()]) if files else ""
@@ -226,5 +227,8 @@ def chain(verb: str, argv: Sequence[str], settings: Mapping[str, Any], folder: P
     put(home / CHAIN / "chain.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).encode())
     attempt = start(verb, argv, kept, home)
     named = [kept["args"], kept["constants"], [stage["args"] for stage in kept["stages"]]]
-    attempt["inputs"] = inputs([named, {name: yaml.safe_load(text) for name, text in texts.items()}], home)
+    for text in texts.values():
+        with suppress(yaml.YAMLError, UnicodeDecodeError):  # the stage that names it says so
+            named.append(bounded(text.decode()))
+    attempt["inputs"] = inputs(named, home)
     return attempt

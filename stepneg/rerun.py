@@ -9,11 +9,14 @@ from typing import Any
 import yaml
 
 from stepneg.analysis.repeated import compare, table
+from stepneg.bounded_yaml import bounded
 from stepneg.commands import run
 from stepneg.errors import InputError
 from stepneg.record import CHAIN, FOLDER, attempts, content, devices, machine, versions
 
 CHAINS = ("pipeline", "sweep")
+RUNS = ("fit", "validate", "test", "predict")
+NEEDED = {"settings", "inputs", "versions", "machine", "home", "cwd"}
 SAMPLES = "samples"  # where a repetition draws anew
 
 
@@ -30,7 +33,7 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
     Raises:
         InputError: there is no record, an input is gone or has changed, or the new directory is not empty.
     """
-    history = attempts(run_dir)
+    history = [a for a in attempts(run_dir) if a.get("verb") in (*CHAINS, *RUNS) and a.keys() >= NEEDED]
     if not history:
         raise InputError(f"{run_dir}: no {FOLDER}/*.json, so no run; give a run directory, or the root of a chain")
     new = (root or run_dir.with_name(f"{run_dir.resolve().name}-rerun")).absolute()
@@ -130,7 +133,7 @@ def repeat_chain(chains: Sequence[Mapping[str, Any]], run_dir: Path, new: Path, 
             settings[name] = sorted({item for attempt in chains for item in attempt["settings"].get(name, [])})
     written = {"chain.yaml": settings}
     for file in sorted((run_dir / CHAIN / "configs").rglob("*.yaml")):
-        written[str(file.relative_to(run_dir / CHAIN))] = moved(yaml.safe_load(file.read_text()), known, change)
+        written[str(file.relative_to(run_dir / CHAIN))] = moved(bounded(file.read_text()), known, change)
     for name, values in written.items():
         (new / "again" / name).parent.mkdir(parents=True, exist_ok=True)
         (new / "again" / name).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

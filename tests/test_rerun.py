@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from stepneg.analysis.repeated import compare, compare_files
 from stepneg.cli import main
-from stepneg.record import attempts, content, inputs, start
+from stepneg.record import attempts, chain, content, inputs, start
 from stepneg.sampling.engine import Completion
 from stepneg.sampling.store import Writer
 from tests.test_cli import fails
@@ -118,6 +118,10 @@ def test_a_changed_or_lost_input_is_named_before_anything_runs(copy: Path, capsy
 
 
 def test_a_folder_without_a_record_is_no_run(tmp_path: Path, capsys) -> None:
+    assert "no attempts/*.json, so no run" in fails(capsys, "rerun", str(tmp_path))
+    (tmp_path / "attempts").mkdir()
+    for number, record in enumerate(["{", "[]", '{"verb": "fit"}', '{"verb": "pipeline", "settings": 3}']):
+        (tmp_path / f"attempts/{number}.json").write_text(record)
     assert "no attempts/*.json, so no run" in fails(capsys, "rerun", str(tmp_path))
 
 
@@ -223,6 +227,19 @@ def test_a_chain_is_repeated_from_its_root_alone(tmp_path: Path, monkeypatch, ca
     assert Path.cwd() == tmp_path
     (tmp_path / "moved/problems.jsonl").write_text(problems + problems)
     assert "problems.jsonl has changed since" in fails(capsys, "rerun", "moved/run", "--root=other")
+
+
+def test_a_chain_is_copied_also_if_its_files_are_not_as_they_should_be(tmp_path: Path) -> None:
+    """What is wrong in them, the stage that names them says."""
+    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "bomb.yaml").write_text("a: &a [0,0,0,0,0,0,0,0,0]\nb: &b [*a,*a,*a,*a]\n" * 9)
+    stage = {"name": "x", "config": ["broken.yaml", "bomb.yaml", "nowhere.yaml"], "args": {"p": "{root}/y"}}
+    settings = {"root": Path("run"), "stages": [stage], "overlays": [], "args": {}, "constants": {}, "jobs": False}
+    attempt = chain("pipeline", ["pipeline"], settings, tmp_path, tmp_path / "run")
+    assert attempt["inputs"] == []
+    assert attempt["settings"]["stages"][0]["config"][0] == "configs/broken.yaml"
+    assert (tmp_path / "run/chain/configs/broken.yaml").read_text() == "a: ["
+    assert yaml.safe_load((tmp_path / "run/chain/chain.yaml").read_text()) == attempt["settings"]
 
 
 # --- comparing
