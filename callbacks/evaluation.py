@@ -102,7 +102,7 @@ class VLLMEvaluation(L.Callback):
         """Sample and grade the policy of a folder; write what was found."""
         problems = source.load()
         data = trainer.datamodule  # type: ignore[attr-defined]
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, data.template)
         result = self.evaluate(folder, tokenizer, problems, data.template)
         leave_device(trainer.strategy.root_device)
         name = "test" if stage == "test" else f"validation-step{trainer.global_step}"

@@ -6,15 +6,17 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from stepneg.policy import Policy
-from stepneg.policy_folder import write_template
+from stepneg.policy_folder import load_tokenizer, stop_ids, write_template
 from stepneg.sharding import in_parts, whole_weights
 
 
 def export(model: PreTrainedModel, tokenizer_folder: Path, out: Path, template: str) -> None:
     """Write model (safetensors, its own dtype), tokenizer and prompt template to ``out``, whole or not at all.
+
+    Its sampling stops where a response ends under that template.
 
     Every rank must call it; rank zero writes.
     """
@@ -31,8 +33,12 @@ def write(
     """Write ``out``; without ``weights`` those that the model holds."""
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    tokenizer = load_tokenizer(tokenizer_folder, template)
+    stops = stop_ids(tokenizer_folder)
+    if model.generation_config is not None and tokenizer.eos_token_id not in stops:  # a base model's learns to chat
+        model.generation_config.eos_token_id = [*stops, tokenizer.eos_token_id]
     model.save_pretrained(partial, state_dict=weights)
-    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
     write_template(partial, template)
     if out.exists():
         shutil.rmtree(out)

@@ -17,7 +17,7 @@ from stepneg.grading.batch import grade_all
 from stepneg.grading.estimators import wilson
 from stepneg.grading.metrics import Accuracy, MajAtK, PassAtK
 from stepneg.grading.verifier import equal_answers
-from stepneg.policy_folder import exported_template, load_tokenizer
+from stepneg.policy_folder import check_stops, exported_template, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import Arithmetic
 from stepneg.problems.gsm8k import GSM8K
@@ -106,6 +106,7 @@ def evaluate(
         ``no_answer``, ``unparsable`` and ``truncated`` of the greedy solutions; greedy accuracy by the problems'
         facts (level, subject, steps).
     """
+    check_stops(policy, tokenizer)
     prompts = [encode_prompt(tokenizer, template, p.question) for p in problems]
     first, many = draw_solutions(engine, store, policy, prompts, k, sampled, seed)
     # One process has all problems; the others of a distributed fit are not here to be gathered.
@@ -224,7 +225,8 @@ def evaluate_policy(
             stepneg.problems.jsonl.Jsonl with --problems.path FILE.
         form: how answers are read and compared (gsm8k, math, number, text); by default what the named problems have.
         marks: where the final answer is looked for; by default the mark that the method trains: #### or \\boxed.
-        template: the prompt; {question} is replaced. By default that of the fit which exported the policy.
+        template: the prompt; {question} is replaced; chat (or chat:SYSTEM MESSAGE) for the tokenizer's own chat
+            template. By default that of the fit which exported the policy.
         limit: only the first problems.
         k: samples a problem for pass@k and maj@k.
         temperature: of the samples.
@@ -258,8 +260,8 @@ def evaluate_policy(
     if limit is not None and limit < 1:
         raise InputError(f"limit: is {limit}; give at least 1, or leave it out for all problems")
     chosen = source.load()[:limit]
-    tokenizer = load_tokenizer(policy)
     template = template or exported_template(policy) or "{question}\n"
+    tokenizer = load_tokenizer(policy, template)
     decoding = Decoding(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
     settings = {
         "policy": str(policy), "policy_fingerprint": fingerprint_policy(policy), "problems": name,
