@@ -9,7 +9,7 @@ from stepneg.callbacks.export import export
 from transformers import PreTrainedTokenizerBase
 
 from stepneg.errors import InputError
-from stepneg.evaluation import Evaluation, evaluate
+from stepneg.evaluation import Evaluation, evaluate, settings_of
 from stepneg.grading import Form
 from stepneg.policy import Policy
 from stepneg.policy_folder import load_tokenizer
@@ -106,7 +106,11 @@ class VLLMEvaluation(L.Callback):
         result = self.evaluate(folder, tokenizer, problems, data.template)
         leave_device(trainer.strategy.root_device)
         name = "test" if stage == "test" else f"validation-step{trainer.global_step}"
-        result.write(Path(trainer.default_root_dir) / "evaluation" / f"{name}.json")
+        kind = type(source).__name__.lower()
+        settings = settings_of(
+            folder, kind, problems, self.form, None, data.template, self.k, self.sampled, self.seed
+        )  # fmt: skip
+        result.write(Path(trainer.default_root_dir) / "evaluation" / f"{name}.json", {"settings": settings})
         self.table(trainer, stage, problems, result)
         return {key: value for key, value in result.metrics.items() if key != "problems"}
 

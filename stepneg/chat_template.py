@@ -80,6 +80,12 @@ def frame(tokenizer: PreTrainedTokenizerBase, template: str, question: str) -> t
     )
 
 
+def prompt_text(tokenizer: PreTrainedTokenizerBase, template: str, question: str) -> str:
+    """The prompt as a text, for people and other tools; its control tokens are written out."""
+    around, question, _ = frame(tokenizer, template, question)
+    return around.replace(QUESTION, question)
+
+
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str) -> str | None:
     """The control token that closes an answer under the tokenizer's chat template; None without one.
 

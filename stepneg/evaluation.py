@@ -38,6 +38,7 @@ class Evaluated:
     """One problem: the greedy solution with its verdict, and the verdicts of ``k`` samples."""
 
     problem_id: str
+    question: str
     greedy: str
     answer: str
     correct: bool
@@ -133,8 +134,8 @@ def evaluate(
         maj_at_k.update(index, verdicts, problem.answer)
         rows.append(
             Evaluated(
-                problem.id, texts[index][0], problem.answer, verdict.correct, verdict.extracted, verdict.rule,
-                completion.finish_reason == "length", sum(v.correct for v in verdicts),
+                problem.id, problem.question, texts[index][0], problem.answer, verdict.correct, verdict.extracted,
+                verdict.rule, completion.finish_reason == "length", sum(v.correct for v in verdicts),
                 tuple(v.extracted for v in verdicts), bool(maj_at_k.values[-1]), dict(problem.meta),
             )
         )  # fmt: skip
@@ -197,6 +198,26 @@ TEST_PROBLEMS: dict[str, tuple[ProblemSource, Form, int]] = {
     "arithmetic": (Arithmetic("test", size=1500), "gsm8k", 100),
     "star_graph": (StarGraph("test", size=1000), "text", 32),
 }
+
+
+def settings_of(
+    policy: Path,
+    name: str,
+    problems: Sequence[Problem],
+    form: Form,
+    marks: Sequence[Mark] | None,
+    template: str,
+    k: int,
+    sampled: Decoding,
+    seed: int,
+) -> dict[str, Any]:
+    """What an evaluation is of, to be kept beside its results."""
+    return {
+        "policy": str(policy), "policy_fingerprint": fingerprint_policy(policy), "problems": name,
+        "problems_fingerprint": fingerprint(problems), "form": form, "marks": marks, "template": template, "k": k,
+        "temperature": sampled.temperature, "top_p": sampled.top_p, "max_tokens": sampled.max_tokens, "seed": seed,
+        "stepneg": __version__,
+    }  # fmt: skip
 
 
 def evaluate_policy(
@@ -263,11 +284,7 @@ def evaluate_policy(
     template = template or exported_template(policy) or "{question}\n"
     tokenizer = load_tokenizer(policy, template)
     decoding = Decoding(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    settings = {
-        "policy": str(policy), "policy_fingerprint": fingerprint_policy(policy), "problems": name,
-        "problems_fingerprint": fingerprint(chosen), "form": form, "marks": marks, "template": template, "k": k,
-        "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed, "stepneg": __version__,
-    }  # fmt: skip
+    settings = settings_of(policy, name, chosen, form, marks, template, k, decoding, seed)
     mark = fingerprint({key: value for key, value in settings.items() if key != "policy"})
     home = (
         output or Path("runs/evaluations") / f"{policy.resolve().parent.name}-{policy.resolve().name}-{name}-{mark[:8]}"
