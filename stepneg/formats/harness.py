@@ -163,7 +163,7 @@ def results(
         (f"pass@{k}", SAMPLED): [pass_at_k(k, row["samples_correct"], k) for row in rows],
         (f"maj@{k}", SAMPLED): [float(row["majority_correct"]) for row in rows],
     }
-    metrics: dict[str, Any] = {"alias": task, "sample_len": size}
+    metrics: dict[str, Any] = {"name": task, "alias": task, "sample_len": size}
     for (name, kind), values in scores.items():
         metrics |= {f"{name},{kind}": sum(values) / size, f"{name}_stderr,{kind}": standard_error(values)}
     names = [name for name, _ in scores]

@@ -142,6 +142,17 @@ def test_samples_of_gsm8k_are_graded_once_each(tmp_path, capsys):
     assert [row["doc_id"] for row in graded] == [0, 1, 1]
 
 
+def test_samples_that_lm_eval_wrote_are_graded_as_it_graded_them(tmp_path, capsys):
+    """lm_eval 0.4.13 with --log_samples on the shipped base model, 20 test problems; it found 7 right as well."""
+    file = Path(__file__).with_name("samples_tiny_words.jsonl")
+    rows = [json.loads(line) for line in file.open()]
+    strict = [row["exact_match"] for row in rows if row["filter"] == "strict-match"]
+    main(["grade", str(file), "--dataset=gsm8k", "--marks=[hashes]", f"--output={tmp_path / 'graded.jsonl'}"])
+    assert json.loads(capsys.readouterr().out)["correct"] == sum(strict) == 7
+    assert [float(json.loads(line)["correct"]) for line in (tmp_path / "graded.jsonl").open()] == strict
+    assert {key: type(value) for key, value in rows[0].items() if key != "exact_match"} == SAMPLE
+
+
 def test_samples_without_text_are_named(tmp_path, capsys):
     file = of_gsm8k(
         tmp_path / "samples_mc.jsonl", [{"target": "1", "resps": [[["-1.5", "True"]], [["-2.5", "False"]]]}]
