@@ -117,7 +117,9 @@ def folder_records(folder: Path, split: str) -> Iterator[Record]:
     if not chosen and not any({"train", "test", "validation"} & found for found in words.values()):
         chosen = files
     if not chosen:
-        raise InputError(f"{folder}: holds no .parquet, .arrow or .jsonl file of split {split}; name another split")
+        raise InputError(
+            f"{folder}: a directory without .parquet, .arrow or .jsonl file of split {split}; give a file or another split"
+        )
     for file in chosen:
         yield from table_records(file) if file.suffix in TABLES else jsonl_records(file)
 

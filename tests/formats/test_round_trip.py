@@ -14,10 +14,10 @@ import yaml
 from transformers import AutoTokenizer
 
 from stepneg.cli import main
-from stepneg.data.rows import decode
+from stepneg.data.rows import decode, encode_prompt, encode_response
 from stepneg.errors import InputError
 from stepneg.formats import solutions
-from stepneg.formats.export import COLUMNS
+from stepneg.formats.export import COLUMNS, as_preference
 from stepneg.formats.preferences import as_rows, read_preference
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem
@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_said(home, tmp_path, capsys, tiny):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "train-0.jsonl").touch()
     error = bad(capsys, "import", str(tmp_path / "parts"), "--split=test", *argv)
-    assert "holds no .parquet, .arrow or .jsonl file of split test" in error
+    assert "a directory without .parquet, .arrow or .jsonl file of split test" in error
     assert "no run" in bad(capsys, "export", "samples", str(tmp_path), str(tmp_path / "x.jsonl"))
     assert ".csv is not written" in bad(capsys, "export", "samples", str(home / "run"), str(tmp_path / "x.csv"))
     assert "there is a folder already" in bad(capsys, "export", "pairs", str(home / "run"), str(tmp_path))
@@ -336,6 +336,30 @@ def test_conversations_go_through_the_chat_template(form, chatty):
     assert list(better.prompt_ids) == list(worse.prompt_ids) == own
     assert tokenizer.decode(better.response_ids) == "chosen<|im_end|>"
     assert tokenizer.decode(worse.response_ids) == "rejected<|im_end|>"
+
+
+def test_pairs_of_a_chat_template_are_messages_that_come_back(chatty):
+    """And TRL takes them for what they are."""
+    tokenizer, template = load_tokenizer(chatty, "chat:Be brief."), "chat:Be brief."
+    prompt, problem = encode_prompt(tokenizer, template, "How many?"), Problem("p", "How many?", "3")
+    better, worse = (encode_response(tokenizer, text) for text in ("#### 3", "#### 4"))
+    rows = [{"prompt_ids": prompt, "response_ids": ids, "shared": 0} for ids in (better, worse[:-1])]
+    row = as_preference(tokenizer, template, {prompt: problem}, *rows)
+    table = datasets.Dataset.from_list([row])
+    assert table[0]["prompt"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}]
+    assert table[0]["rejected"] == [{"role": "assistant", "content": "#### 4"}]
+    again = encoded(table[0], chatty, template)
+    assert [(r.prompt_ids, r.response_ids) for r in again] == [(prompt, better), (prompt, worse[:-1])]
+    without = {key: value for key, value in table[0].items() if not key.endswith("_ids")}
+    again = encoded(without, chatty, template, cut=True)
+    assert [(r.prompt_ids, r.response_ids) for r in again] == [(prompt, better), (prompt, worse[:-1])]
+    if find_spec("trl") is not None:
+        from trl.data_utils import apply_chat_template, is_conversational
+
+        assert is_conversational(table[0])
+        said = apply_chat_template(table[0], tokenizer)
+        assert tokenizer(said["prompt"], add_special_tokens=False)["input_ids"] == list(prompt)
+        assert said["chosen"].rstrip() == "#### 3<|im_end|>"
 
 
 def test_a_conversation_writes_no_control_tokens(chatty):
