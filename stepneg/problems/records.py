@@ -118,7 +118,7 @@ def folder_records(folder: Path, split: str) -> Iterator[Record]:
         chosen = files
     if not chosen:
         raise InputError(
-            f"{folder}: a directory without .parquet, .arrow or .jsonl file of split {split}; give a file or another split"
+            f"{folder}: a directory without .parquet, .arrow or .jsonl file of split {split}; give a file"
         )
     for file in chosen:
         yield from table_records(file) if file.suffix in TABLES else jsonl_records(file)
