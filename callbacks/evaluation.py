@@ -9,6 +9,7 @@ from stepneg.callbacks.export import export
 from transformers import PreTrainedTokenizerBase
 
 from stepneg.errors import InputError
+from stepneg.escaping import markdown
 from stepneg.evaluation import Evaluation, evaluate, settings_of
 from stepneg.grading import Form
 from stepneg.policy import Policy
@@ -130,5 +131,5 @@ class VLLMEvaluation(L.Callback):
         rows = ["| problem | solution | answer | reference | |", "|---|---|---|---|---|"]
         for problem, done in list(zip(problems, result.problems, strict=True))[: self.show]:
             cells = [problem.question, done.greedy, done.extracted or "", problem.answer, "✓" if done.correct else "✗"]
-            rows.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", "<br>") for c in cells) + " |")
+            rows.append(f"| {' | '.join(map(markdown, cells))} |")
         trainer.logger.experiment.add_text(f"{stage}/solutions", "\n".join(rows), trainer.global_step)

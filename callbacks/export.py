@@ -1,15 +1,17 @@
 """Write the policy as an HF folder: what vLLM, transformers and the next stage load."""
 
-import shutil
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from stepneg.errors import InputError
+from stepneg.links import remove
 from stepneg.policy import Policy
-from stepneg.policy_folder import load_tokenizer, stop_ids, write_template
+from stepneg.policy_folder import load_tokenizer, stop_ids, write_record
 from stepneg.sharding import in_parts, whole_weights
 
 
@@ -22,7 +24,7 @@ def export(model: PreTrainedModel, tokenizer_folder: Path, out: Path, template: 
     """
     weights = None
     if any(map(in_parts, model.parameters())):
-        weights = whole_weights(model, keep=rank_zero_only.rank == 0)
+        weights = whole_weights(model, keep=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
     write(model, weights, tokenizer_folder, out, template)
 
 
@@ -30,19 +32,39 @@ def export(model: PreTrainedModel, tokenizer_folder: Path, out: Path, template: 
 def write(
     model: PreTrainedModel, weights: dict[str, Tensor] | None, tokenizer_folder: Path, out: Path, template: str
 ) -> None:
-    """Write ``out``; without ``weights`` those that the model holds."""
+    """Write ``out``; without ``weights`` those that the model holds.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    settle(out)
     partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     tokenizer = load_tokenizer(tokenizer_folder, template)
     stops = stop_ids(tokenizer_folder)
     if model.generation_config is not None and tokenizer.eos_token_id not in stops:  # a base model's learns to chat
         model.generation_config.eos_token_id = [*stops, tokenizer.eos_token_id]
-    model.save_pretrained(partial, state_dict=weights)
-    tokenizer.save_pretrained(partial)
-    write_template(partial, template)
-    if out.exists():
-        shutil.rmtree(out)
+    try:
+        model.save_pretrained(partial, state_dict=weights)
+        tokenizer.save_pretrained(partial)
+        write_record(partial, template)
+    except (OSError, SafetensorError) as error:  # the latter tells of a full disk
+        remove(partial)
+        raise InputError(f"{out}: cannot be written: {error}; free or change the place and run this again") from error
+    if out.is_symlink():
+        out.unlink()
+    elif out.exists():
+        out.rename(out.with_name(f".{out.name}.old"))
     partial.rename(out)
+    settle(out)
+
+
+def settle(out: Path) -> None:
+    """Remove what a killed :func:`write` left; killed while it changed the old policy for the new one, it had both."""
+    partial, old = (out.with_name(f".{out.name}.{what}") for what in ("partial", "old"))
+    if old.exists() and not out.exists():
+        partial.rename(out)
+    for left in (partial, old):
+        remove(left)
 
 
 class Export(L.Callback):
@@ -58,10 +80,17 @@ class Export(L.Callback):
         self.best: float | None = None
         self.written = False
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Finish what an earlier process was killed in."""
+        if stage == "fit" and trainer.is_global_zero:
+            for name in ("last", "best"):
+                settle(Path(trainer.default_root_dir) / name)
+
     def write(self, trainer: L.Trainer, policy: L.LightningModule, name: str) -> None:
         """Export to ``RUN/name``."""
         assert isinstance(policy, Policy)
         assert policy.model is not None
+        policy.check_weights()
         data = trainer.datamodule  # type: ignore[attr-defined]
         export(policy.model, policy.path or Path(data.policy), Path(trainer.default_root_dir) / name, data.template)
 

@@ -68,14 +68,11 @@ class FirstHop(L.Callback):
     @torch.no_grad()
     def measure(self, policy: Policy, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probability of the hop, of what follows it, and whether it is the likeliest; [N] each."""
-        assert policy.model is not None
         found = []
         for start in range(0, len(self.rows), BATCH):
             rows, spans = self.rows[start : start + BATCH], self.spans[start : start + BATCH]
             batch = {k: v.to(policy.device) for k, v in collate([(row,) for row in rows], pad_id).items()}
-            logits = policy.model(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-            ).logits[:, :-1]
+            logits = policy.logits(batch)[:, :-1]
             labels = batch["labels"][:, 1:]
             chosen = labels.clamp(min=0)
             logp = torch.log_softmax(logits.float(), -1).gather(-1, chosen[..., None])[..., 0] * (labels >= 0)

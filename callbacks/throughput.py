@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 
 from stepneg.timing import SECONDS
+from stepneg.whole import write_whole
 
 
 class Throughput(L.Callback):
@@ -50,7 +51,7 @@ class Throughput(L.Callback):
         summary = facts | {"trained_tokens": self.tokens, "seconds": sum(shares.values())}
         summary |= {f"seconds_{name}": seconds for name, seconds in shares.items()}
         if trainer.is_global_zero:
-            Path(trainer.default_root_dir, "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+            write_whole(Path(trainer.default_root_dir, "summary.json"), json.dumps(summary, indent=1) + "\n")
             total = max(sum(shares.values()), 1e-9)
             for logger in trainer.loggers:
                 logger.log_metrics(
@@ -67,9 +68,8 @@ class Throughput(L.Callback):
 
     def shares(self) -> dict[str, float]:
         """Seconds by activity: training, and what this fit sampled and graded."""
-        return {"training": self.spent["training"]} | {
-            name: SECONDS[name] - self.before[name] for name in ("sampling", "grading")
-        }
+        spent: dict[str, float] = {"training": self.spent["training"]}
+        return spent | {name: SECONDS[name] - self.before[name] for name in ("sampling", "grading")}
 
     def state_dict(self) -> dict[str, Any]:
         """Tokens and seconds so far."""

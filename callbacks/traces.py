@@ -8,6 +8,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from stepneg.analysis.values import describe
 from stepneg.credit.pairs import Trace
 from stepneg.data.prepared import Prepared
+from stepneg.data.rows import decode
+from stepneg.escaping import markdown
 from stepneg.policy_folder import load_tokenizer
 
 
@@ -35,12 +37,12 @@ class StepValueTraces(L.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for number, trace in enumerate(choose(data.built.traces, self.show)):
             bounds = zip((0, *trace.ends), trace.ends, strict=False)
-            texts = [tokenizer.decode(trace.response_ids[a:b], skip_special_tokens=True) for a, b in bounds]
+            texts = [decode(tokenizer, trace.response_ids[a:b]) for a, b in bounds]
             text, figure = describe(trace, texts, k=1, searched=searched)
             figure.savefig(folder / f"trace-{number}.png", dpi=120)
-            question = tokenizer.decode(trace.prompt_ids, skip_special_tokens=True)
+            question = decode(tokenizer, trace.prompt_ids)
             if isinstance(trainer.logger, TensorBoardLogger):
-                trainer.logger.experiment.add_text(f"traces/{number}", f"{question}\n\n{text}", 0)
+                trainer.logger.experiment.add_text(f"traces/{number}", f"{markdown(question)}\n\n{text}", 0)
                 trainer.logger.experiment.add_figure(f"traces/{number}", figure, 0)
 
 

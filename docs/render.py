@@ -23,6 +23,7 @@ from benchmarks import (
     start_up,
     step_values,
     store,
+    traces,
     training_profile,
     writers,
 )
@@ -55,6 +56,7 @@ BENCHMARKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "start_up": start_up.table,
     "step_values": step_values.table,
     "store": store.table,
+    "traces": traces.table,
     "training_profile": training_profile.table,
     "writers": writers.table,
 }

@@ -4,10 +4,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from stepneg.errors import InputError
 
+LARGEST_SIZE = 10**9
+SIZES = ("num_attention_heads", "hidden_size", "vocab_size", "intermediate_size", "num_hidden_layers")
+OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
 KINDS = ("llama", "mistral", "qwen2")  # decoders of Llama's kind: RMSNorm, rotary positions, gated MLP
 
 
@@ -98,12 +102,15 @@ def architecture(config: Path) -> Architecture:
     except OSError as error:
         known = "configs/model/llama2_7b.json"
         raise InputError(f"{file}: cannot be read; give a model's folder or a file such as {known}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not JSON ({error}); give a model's folder or its config.json") from error
     kind = said.get("model_type") if isinstance(said, dict) else None
     if kind not in KINDS:
         raise InputError(f"{file}: model_type is {kind!r}; known are {', '.join(KINDS)}")
     try:
+        for name in (*SIZES, *(name for name in OPTIONAL_SIZES if said.get(name))):
+            if type(size := said[name]) is not int or not 1 <= size <= LARGEST_SIZE:
+                raise InputError(f"{file}: {name} is {shorten(repr(size), 40)}, no size; give a number above 0")
         heads, width, attention_bias = said["num_attention_heads"], said["hidden_size"], said.get("attention_bias")
         return Architecture(
             kind=kind,

@@ -4,17 +4,21 @@ import argparse
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 from jsonargparse import ActionYesNo
 
+from stepneg.config_files import Option, read_given
 from stepneg.errors import InputError
+from stepneg.options import Parser, parse
 
 if TYPE_CHECKING:
     from stepneg.pipeline import Cell, Stage
@@ -37,14 +41,26 @@ def pipeline_verb(argv: list[str]) -> None:
     )
     parser.add_argument("--order", type=list[str], default=[], help="methods in the order that the report checks")
     parser.add_argument("--part", type=str, default="1/1", help="with --only of a draw: which share of the problems")
-    config = parser.parse_args(argv)
+    config = parse(parser, argv)
     repeat = cells(config.root, config.seeds, None, config.as_dict()["constants"])
     if (said := told(config, repeat)) is not None:
         print(said)
         return
-    pipeline(run, folder_of(config), stages_of(config), repeat, config.only, config.part)
-    if config.only is None:
-        write_tables(config)
+    check_stages(config, repeat[0], argv)
+    with chain_record("pipeline", argv, config):
+        pipeline(run, folder_of(config), stages_of(config), repeat, config.only, config.part)
+        if config.only is None:
+            write_tables(config)
+
+
+def chain_record(verb: str, argv: list[str], config: jsonargparse.Namespace) -> AbstractContextManager[Any]:
+    """The record of a chain that runs, in its root; kept by one of several processes that srun starts."""
+    from stepneg.pipeline import leads
+    from stepneg.record import chain, recorded
+
+    if not leads():
+        return nullcontext()
+    return recorded(config.root, chain(verb, [verb, *argv], config.as_dict(), folder_of(config), config.root))
 
 
 def told(config: jsonargparse.Namespace, repeat: list["Cell"]) -> str | None:
@@ -85,7 +101,7 @@ def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentPar
     """The options that chains share."""
     from stepneg.pipeline import Stage
 
-    parser = jsonargparse.ArgumentParser(prog=f"stepneg {verb}", description=description, exit_on_error=False)
+    parser = Parser(prog=f"stepneg {verb}", description=description)
     parser.add_argument("--config", action="config", required=True, help="the chain, a YAML file; more change it")
     parser.add_argument("--root", type=Path, required=True, help="run directory")
     parser.add_argument("--seeds", type=list[int], default=[0], help="each repeats the chain in ROOT/seed-N")
@@ -131,6 +147,48 @@ def stages_of(config: jsonargparse.Namespace) -> list["Stage"]:
     ]
 
 
+def check_stages(config: jsonargparse.Namespace, cell: "Cell", argv: list[str]) -> None:
+    """Parse the options of every run of a chain before the first begins, with one cell's values.
+
+    Raises:
+        InputError: the first mistake, with the stage's name and the line in the chain's file.
+    """
+    from stepneg.pipeline import TRAINER_VERBS, arguments
+
+    if config.only is not None:  # a share of a job array parses its own
+        return
+    parsers: dict[str, jsonargparse.ArgumentParser] = {}
+    for stage in stages_of(config):
+        for verb in stage.verbs[:1] if stage.verbs[:1] == ["fit"] else stage.verbs:  # a test's options are its fit's
+            if verb in TRAINER_VERBS and "trainer" not in parsers:
+                from stepneg.resolved import options_parser
+
+                parsers["trainer"] = options_parser()
+            elif verb not in TRAINER_VERBS:
+                module, name = {"init": "stepneg.initialise", **STUDIES}[verb], verb
+                parsers[verb] = parser_of(getattr(import_module(module), name), verb, [])
+            words = [w for w in arguments(stage, verb, cell, folder_of(config))[1:] if not w.startswith("--ckpt_path")]
+            parser = parsers["trainer" if verb in TRAINER_VERBS else verb]
+            try:
+                parse(parser, words, lines_of(argv, stage.name))
+            except InputError as error:
+                raise InputError(f"stage {stage.name}, {verb}: {error}") from error
+
+
+def lines_of(argv: list[str], stage: str) -> dict[str, str]:
+    """File and line of each of a stage's options in the files of a chain."""
+    found: dict[str, str] = {}
+    for file, item in read_given(argv):
+        if isinstance(item, Option):
+            continue
+        if item.path == ("stages", "name"):
+            name = item.value
+        own = item.path[:2] == ("stages", "args") and name == stage
+        if own or item.path[:1] == ("args",):
+            found[f"--{item.path[-1]}"] = f"{file}, line {item.line}"
+    return found
+
+
 def sweep_verb(argv: list[str]) -> None:
     """The chain at several sizes of the training set; which method needs how many problems."""
     from stepneg.pipeline import cells, part_of, pipeline
@@ -143,13 +201,15 @@ def sweep_verb(argv: list[str]) -> None:
     parser.add_argument(
         "--baseline", type=str, default="sft", help="the method whose curve the others are held against"
     )
-    config = parser.parse_args(argv)
+    config = parse(parser, argv)
     every = cells(config.root, config.seeds, config.sizes, config.as_dict()["constants"])
     chosen = part_of(every, config.part) if config.only is None else every
     if (said := told(config, chosen)) is not None:
         print(said)
         return
-    pipeline(run, folder_of(config), stages_of(config), chosen, config.only, config.part)
+    check_stages(config, every[0], argv)
+    with chain_record("sweep", argv, config):
+        pipeline(run, folder_of(config), stages_of(config), chosen, config.only, config.part)
     if config.only is not None:
         return
     if len(chosen) == len(every):
@@ -172,7 +232,7 @@ def estimate_verb(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=32, help="the most that the calibration trains")
     for name in ("order", "baseline"):
         parser.add_argument(f"--{name}", type=Any, default=None, help="what the chain's file says to the report")
-    config = parser.parse_args(argv)
+    config = parse(parser, argv)
     from stepneg.estimate import estimate  # imports of seconds, which --help shall not wait for
 
     repeat = cells(config.root, config.seeds, config.sizes, config.as_dict()["constants"])
@@ -270,7 +330,7 @@ def report_verb(argv: list[str]) -> None:
         """
         print(report(root, order))
 
-    jsonargparse.auto_cli(main, args=argv, exit_on_error=False, prog="stepneg report")
+    call(main, argv, "report", ["root"])
 
 
 def evaluate_verb(argv: list[str]) -> None:
@@ -278,6 +338,13 @@ def evaluate_verb(argv: list[str]) -> None:
     from stepneg.evaluation import evaluate_policy
 
     print(call(evaluate_policy, argv, "evaluate", ["policy"]))
+
+
+def traces_verb(argv: list[str]) -> None:
+    """One HTML page to browse a run's solutions."""
+    from stepneg.analysis.traces import traces  # imports of seconds
+
+    print(call(traces, argv, "traces", ["run"]))
 
 
 def grade_verb(argv: list[str]) -> None:
@@ -289,14 +356,20 @@ def grade_verb(argv: list[str]) -> None:
 
 def call(function: Callable[..., Any], argv: list[str], verb: str, positional: list[str]) -> Any:
     """Call a function with command-line arguments, those of ``positional`` by place and all others by name."""
+    parser = parser_of(function, verb, positional)
+    arguments = parser.instantiate_classes(parse(parser, argv))
+    return function(**{name: arguments[name] for name in inspect.signature(function).parameters})
+
+
+def parser_of(function: Callable[..., Any], verb: str, positional: list[str]) -> jsonargparse.ArgumentParser:
+    """The parser of :func:`call`."""
     brief = (function.__doc__ or "").split("Args:")[0]
-    parser = jsonargparse.ArgumentParser(prog=f"stepneg {verb}", description=brief, exit_on_error=False)
+    parser = Parser(prog=f"stepneg {verb}", description=brief)
     parser.add_argument("--config", action="config", help="options in a YAML file")
     named = [name for name in inspect.signature(function).parameters if name not in positional]
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(named))
     parser.add_function_arguments(function, as_group=False, skip=set(positional))
-    arguments = parser.instantiate_classes(parser.parse_args(argv))
-    return function(**{name: arguments[name] for name in inspect.signature(function).parameters})
+    return parser
 
 
 def memory_verb(argv: list[str]) -> None:
@@ -306,11 +379,38 @@ def memory_verb(argv: list[str]) -> None:
     print(call(memory, argv, "memory", ["model"]))
 
 
+def rerun_verb(argv: list[str]) -> None:
+    """Repeat a run or a chain from its directory alone, and compare; the exit code is 1 where something differs."""
+    from stepneg.rerun import rerun
+
+    table, same = call(rerun, argv, "rerun", ["run_dir"])
+    print(table)
+    if not same:
+        raise SystemExit(1)
+
+
 def compare_verb(argv: list[str]) -> None:
     """Two evaluations of the same problems, paired."""
     from stepneg.analysis.paired import compare_files
 
-    print(jsonargparse.auto_cli(compare_files, args=argv, exit_on_error=False, prog="stepneg compare"))
+    print(call(compare_files, argv, "compare", ["first", "second"]))
+
+
+def doctor_verb(argv: list[str]) -> None:
+    """What this machine has of what stepneg needs, and how to mend what it lacks; exit code 1 if something fails."""
+    parser = Parser(prog="stepneg doctor", description=doctor_verb.__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories will be")
+    parser.add_argument("--store", type=Path, default=Path("runs/samples"), help="folder of the sample store")
+    said = "HF folder that vLLM and transformers are compared on"
+    parser.add_argument("--policy", type=Path, default=Path("assets/arithmetic-base"), help=said)
+    said = "start vLLM for that; takes seconds on the shipped base, --engine false leaves it out"
+    parser.add_argument("--engine", type=bool, default=True, help=said)
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+    given = parse(parser, argv)
+    from stepneg.doctor import doctor
+
+    if not doctor(given.runs, given.store, given.policy, given.engine, given.json):
+        raise SystemExit(1)
 
 
 STUDIES = {  # command and module
@@ -331,8 +431,11 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "report": report_verb,
     "evaluate": evaluate_verb,
     "grade": grade_verb,
+    "traces": traces_verb,
     "compare": compare_verb,
     "memory": memory_verb,
+    "rerun": rerun_verb,
+    "doctor": doctor_verb,
     **{name: partial(study_verb, module, name) for name, module in STUDIES.items()},
 }
 
@@ -351,8 +454,9 @@ def usage() -> str:
     return "\n".join([*lines, "stepneg VERB --help explains a verb; options come from --config FILE.yaml, too."])
 
 
+TRAINING = "Training, by LightningCLI"
 SUMMARIES = {
-    "Training, by LightningCLI": {
+    TRAINING: {
         "fit": "build the data that a method needs and train on it",
         "validate": "loss on the validation problems",
         "test": "accuracy on the test problems, by the evaluation callback",
@@ -365,6 +469,8 @@ SUMMARIES = {
         "memory": "what training a model takes of each GPU, and what fits",
         "report": "one table and one plot over all tested runs below a directory",
         "compare": "two evaluations of the same problems, paired",
+        "rerun": "repeat a run or a chain from its directory alone, and compare",
+        "traces": "one HTML page to browse a run's solutions: step values, pits, pairs, verdicts",
     },
     "Single steps": {
         "init": "a fresh small model folder with its own tokenizer",
@@ -373,6 +479,7 @@ SUMMARIES = {
         "grade": "grade the responses of a JSONL file",
         "export": "samples, pairs or an evaluation, in a format of the field",
         "import": "solutions sampled elsewhere, into the store of a fit",
+        "doctor": "what this machine has of what stepneg needs, and how to mend what it lacks",
     },
     "Studies": {
         "theorem": "Theorem 6.1 as an experiment",
@@ -382,6 +489,20 @@ SUMMARIES = {
         "first_hop": "the critical step of star graphs over training",
     },
 }
+
+
+def with_shipped(argv: list[str]) -> list[str]:
+    """The command line with ``--config configs/...`` taken from the package where there is no such file here."""
+    found, before = [], ""
+    for word in argv:
+        option, _, name = word.rpartition("=") if word.startswith("--config=") else (before, "", word)
+        if option == "--config" and name.startswith("configs/") and not Path(name).exists():
+            shipped = files("stepneg.configs").joinpath(name.removeprefix("configs/"))
+            if shipped.is_file():
+                word = word.removesuffix(name) + str(shipped)
+        found.append(word)
+        before = word
+    return found
 
 
 def run(argv: list[str]) -> None:
@@ -398,9 +519,18 @@ def run(argv: list[str]) -> None:
         near = get_close_matches(argv[0], known, 1)
         guess = f"did you mean {near[0]}?" if near else f"verbs are {', '.join(known)}"
         raise InputError(f"there is no verb {argv[0]!r}; {guess}")
+    from stepneg.bounded_yaml import bound_yaml, check_files  # imports yaml
+
+    bound_yaml()
+    argv = with_shipped(argv)
+    check_files(argv)
     try:
         if argv[0] in VERBS:
             VERBS[argv[0]](argv[1:])
+        elif {"-h", "--help"} & set(argv) and "all" not in argv:  # `--help all` is Lightning's, of 700 lines
+            from stepneg.fit_help import fit_help
+
+            print(fit_help(argv[0], SUMMARIES[TRAINING][argv[0]]))
         else:
             from stepneg import training  # lightning takes seconds to import
 

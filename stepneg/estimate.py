@@ -20,7 +20,7 @@ from typing import Any
 import jsonargparse
 import lightning as L
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from stepneg.costs import (
     FORWARD,
@@ -44,7 +44,7 @@ from stepneg.evaluation import evaluate
 from stepneg.fingerprint import fingerprint
 from stepneg.jobs import Job, jobs_of
 from stepneg.pipeline import Cell, Stage, draw_options
-from stepneg.policy_folder import load_tokenizer
+from stepneg.policy_folder import load_config, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.resolved import Resolver, evaluation_of, resolver, start_of
 from stepneg.sampling.engine import Completion, Decoding, Request
@@ -187,7 +187,7 @@ class Trained:
 
 def shape_of(policy: Path) -> Shape:
     """The shape of an HF folder's model, without loading its weights."""
-    config = AutoConfig.from_pretrained(policy)
+    config = load_config(policy)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
@@ -370,7 +370,7 @@ class Calibration:
         with Other() as other:
             built = data.build(problems, load_tokenizer(data.policy, data.template))
         file = self.home / "data" / key / "examples.jsonl"
-        write_built(built, file)
+        write_built(built, file, problems)
         tokens = float(built.facts.get("sampled_tokens", 0))
         draws = meter.draws[first:] if meter else []
         found = Sample(

@@ -1,6 +1,5 @@
 """Greedy accuracy, pass@k and maj@k of a policy folder on problems, with 95 % intervals."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from stepneg import __version__
 from stepneg.data.rows import decode, encode_prompt
 from stepneg.errors import InputError
+from stepneg.escaping import markdown
+from stepneg.evaluation_files import write_evaluation
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 from stepneg.grading import Form, Mark
 from stepneg.grading.batch import grade_all
@@ -29,6 +30,7 @@ from stepneg.sampling.sampler import Sampled, sample
 from stepneg.sampling.store import SampleStore
 from stepneg.sampling.vllm_engine import VLLMEngine
 from stepneg.timing import timed
+from stepneg.whole import write_whole
 
 RATES = ("no_answer", "unparsable", "truncated")
 
@@ -38,7 +40,6 @@ class Evaluated:
     """One problem: the greedy solution with its verdict, and the verdicts of ``k`` samples."""
 
     problem_id: str
-    question: str
     greedy: str
     answer: str
     correct: bool
@@ -49,6 +50,7 @@ class Evaluated:
     samples: tuple[str | None, ...]  # extracted answers
     majority_correct: bool
     meta: dict[str, str | int]
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,8 @@ class Evaluation:
 
     def write(self, file: Path, more: dict[str, Any] | None = None) -> None:
         """Metrics, break-down and ``more`` to ``file`` (JSON), the problems beside it (JSONL)."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.with_suffix(".jsonl").open("w") as out:
-            out.writelines(json.dumps(asdict(problem)) + "\n" for problem in self.problems)
-        file.write_text(json.dumps({**self.metrics, "breakdown": self.breakdown, **(more or {})}, indent=1) + "\n")
+        values = {**self.metrics, "breakdown": self.breakdown, **(more or {})}
+        write_evaluation(file, values, map(asdict, self.problems))
 
     def markdown(self, k: int) -> str:
         """The metrics and the break-down as tables."""
@@ -75,7 +75,8 @@ class Evaluation:
         if self.breakdown:
             lines += ["", "| by | | problems | accuracy (95 %) |", "|---|---|---:|---:|"]
             lines += [
-                f"| {row['by']} | {row['value']} | {row['problems']} | {interval(row, 'accuracy')} |"
+                f"| {markdown(str(row['by']))} | {markdown(str(row['value']))} | {row['problems']}"
+                f" | {interval(row, 'accuracy')} |"
                 for row in self.breakdown
             ]
         return "\n".join(lines)
@@ -134,9 +135,10 @@ def evaluate(
         maj_at_k.update(index, verdicts, problem.answer)
         rows.append(
             Evaluated(
-                problem.id, problem.question, texts[index][0], problem.answer, verdict.correct, verdict.extracted,
+                problem.id, texts[index][0], problem.answer, verdict.correct, verdict.extracted,
                 verdict.rule, completion.finish_reason == "length", sum(v.correct for v in verdicts),
                 tuple(v.extracted for v in verdicts), bool(maj_at_k.values[-1]), dict(problem.meta),
+                problem.question,
             )
         )  # fmt: skip
     metrics: dict[str, float] = {}
@@ -292,5 +294,5 @@ def evaluate_policy(
     result = evaluate(engine, SampleStore(store), policy, tokenizer, chosen, template, form, k, decoding, seed, marks)
     result.write(home / "evaluation.json", {"settings": settings})
     text = f"{result.markdown(k)}\n\nwritten to {home}"
-    (home / "evaluation.md").write_text(text + "\n")
+    write_whole(home / "evaluation.md", text + "\n")
     return text

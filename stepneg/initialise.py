@@ -1,6 +1,5 @@
 """``stepneg init``: a fresh small model folder with its own tokenizer, for pretraining and for smoke tests."""
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from stepneg.errors import InputError
+from stepneg.links import remove
 from stepneg.problems import ProblemSource
 
 
@@ -78,7 +78,7 @@ def init(
     model = AutoModelForCausalLM.from_config(config)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     partial.rename(out)

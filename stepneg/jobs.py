@@ -1,9 +1,11 @@
 """The runs of a chain as jobs: which are done, which wait for which, and which draw for others in job arrays."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stepneg.errors import InputError
 from stepneg.pipeline import (
     OUTPUTS,
     Cell,
@@ -109,5 +111,11 @@ def submissions(jobs: Sequence[Job], draws: Callable[[Job], Sequence[Draw]]) -> 
 
 
 def lines(found: Sequence[Submission]) -> str:
-    """A line each, of words: name, script, ``array`` or ``single``, and the names that it waits for."""
+    """A line each, of words: name, script, ``array`` or ``single``, and the names that it waits for.
+
+    Raises:
+        InputError: a shell would take a name for several words or a pattern.
+    """
+    if stray := next((s.name for s in found if re.search(r"[\s*?\[\]\\]", s.name)), None):
+        raise InputError(f"jobs: {stray!r} is no word of a shell; give a --root without blanks and without * ? [ ] \\")
     return "\n".join(" ".join([s.name, s.script, "array" if s.array else "single", *s.after]) for s in found)

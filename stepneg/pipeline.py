@@ -4,18 +4,23 @@ import json
 import os
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, TypeVar, get_args
 
 from stepneg import __version__
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
+from stepneg.links import remove
+from stepneg.lock import held
+from stepneg.whole import write_whole
 
 T = TypeVar("T")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # of a stage: also a word of a shell and of Markdown
 Verb = Literal["init", "fit", "test", "credit", "spurious", "likelihood", "first_hop"]
 Draw = Literal["solutions", "values", "evaluation"]  # what a part of a job array puts into the store
 DRAWN_FOR: dict[Draw, Verb] = {"solutions": "fit", "values": "fit", "evaluation": "test"}
@@ -46,6 +51,13 @@ class Stage:
     args: dict[str, Any] = field(default_factory=dict)
     verbs: list[Verb] = field(default_factory=lambda: ["fit", "test"])
     sizes: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise InputError(
+                f"stages: the name {shorten(repr(self.name), 80)} is no directory below ROOT; write letters, digits and"
+                " _ . + - only, the first a letter, a digit or _"
+            )
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,7 @@ def stage_fingerprint(argv: list[str]) -> str:
     for text in (text for word in given for text in texts_in(word.split("=", 1)[-1])):
         # Unlike Path.is_file, this takes a text of any length.
         if os.path.isfile(text):
-            contents.append(Path(text).read_text())
+            contents.append(Path(text).read_text(errors="surrogateescape"))
         elif os.path.isfile(os.path.join(text, "config.json")):
             contents.append(fingerprint_policy(Path(text)))
     return fingerprint(__version__, argv, contents)
@@ -155,7 +167,10 @@ def is_done(record: Path, mark: str, output: Path) -> bool:
     """Whether a stage has run with this fingerprint and its output is there."""
     if not (record.is_file() and output.exists()):
         return False
-    return bool(json.loads(record.read_text()).get("fingerprint") == mark)
+    try:
+        return bool(json.loads(record.read_bytes())["fingerprint"] == mark)
+    except (ValueError, KeyError, TypeError):  # damaged: it tells of nothing that is done
+        return False
 
 
 def runs(stages: list[Stage], repeat: list[Cell]) -> list[tuple[Cell, Stage, Verb]]:
@@ -242,11 +257,12 @@ def pipeline(
         if draw is not None:
             run(["draw", draw, f"--part={part}", *draw_options(argv)])
             continue
-        (forget_other if leads() else await_lead)(home / stage.name, verb, mark)
-        run(argv)
-        ran += 1
-        if leads():
-            write_whole(record, json.dumps({"fingerprint": mark, "argv": argv}, indent=1))
+        with held(home / stage.name) if leads() else nullcontext():
+            (forget_other if leads() else await_lead)(home / stage.name, verb, mark)
+            run(argv)
+            ran += 1
+            if leads():
+                write_whole(record, json.dumps({"fingerprint": mark, "argv": argv}, indent=1))
 
 
 def draw_options(argv: Sequence[str]) -> list[str]:
@@ -273,13 +289,6 @@ def await_lead(home: Path, verb: Verb, mark: str) -> None:
     raise TimeoutError(f"{started}: the first process has not written it; is the run directory on a shared disk?")
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file that readers see whole or not at all, whenever this process is killed."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text)
-    partial.replace(file)
-
-
 def forget_other(home: Path, verb: Verb, mark: str) -> None:
     """Remove what an earlier run of the chain left in the way: checkpoints of a fit with other settings, so that only
     its own are resumed, and the policy of an init, which does not overwrite one. A policy that was there before the
@@ -288,10 +297,10 @@ def forget_other(home: Path, verb: Verb, mark: str) -> None:
     home.mkdir(parents=True, exist_ok=True)
     started = home / f"{verb}.started"
     if verb == "init" and started.is_file():
-        shutil.rmtree(home / "last", ignore_errors=True)
+        remove(home / "last")
     elif verb == "init" and (home / "last").exists():
         return
     elif verb == "fit" and started.is_file() and started.read_text() != mark:
         for old in home.glob("checkpoints/*.ckpt"):
-            shutil.rmtree(old) if old.is_dir() else old.unlink()  # of several ranks it is a folder
+            remove(old)  # of several ranks it is a folder
     write_whole(started, mark)

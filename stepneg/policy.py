@@ -1,6 +1,6 @@
 """The LightningModule: a causal language model and the objective that it is trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,11 +9,14 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
 
 from stepneg.errors import InputError
 from stepneg.objectives import IGNORED, Objective, token_log_probs
+from stepneg.policy_folder import check_folder, loaded
+from stepneg.sampling.store import fingerprint_policy
 from stepneg.sharding import divide, zero3
 from stepneg.tree_attention import attention_plan
 
@@ -24,16 +27,18 @@ def load_model(folder: Path) -> PreTrainedModel:
     """The causal language model of an HF folder in float32: safetensors only, no code of the folder is run.
 
     Raises:
-        InputError: the folder is missing or is not a model.
+        InputError: the folder is missing, is not a model, or is damaged.
     """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no config.json, so no model; give an HF folder (stepneg fit writes RUN/last)")
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, attn_implementation="tree"
-        )
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be loaded as a model in safetensors: {error}") from error
+    check_folder(folder)
+    fingerprint_policy(folder)  # an exported policy is checked by it
+    return loaded(
+        AutoModelForCausalLM.from_pretrained,
+        folder,
+        "a model in safetensors",
+        dtype=torch.float32,
+        use_safetensors=True,
+        attn_implementation="tree",
+    )
 
 
 def batch_log_probs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
@@ -151,8 +156,13 @@ class Policy(L.LightningModule):
         if self.device_mesh is not None:
             compute = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
             divide(self, self.model, self.device_mesh["data_parallel"], compute)
-            for name in ("log_probs", "check_packing"):
+            for name in ("logits", "log_probs", "check_packing"):
                 register_fsdp_forward_method(self, name)
+
+    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B, T, V] of a batch's ``input_ids``; under FSDP2 as :meth:`log_probs`."""
+        assert self.model is not None
+        return self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
 
     def log_probs(self, batch: Mapping[str, Tensor]) -> Tensor:
         """As :func:`batch_log_probs`; under FSDP2 with the weights that are not a layer's put together."""
@@ -167,6 +177,41 @@ class Policy(L.LightningModule):
     def shared(self, count: Tensor) -> Tensor:
         """The mean of a count over the ranks."""
         return self.trainer.strategy.reduce(count, reduce_op="mean")
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop at a gradient that is not finite, before it reaches a weight.
+
+        In float16 some are: the scaler of the loss leaves such steps out. DeepSpeed keeps gradients to itself.
+        """
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            self.check_finite("gradient", [p.grad for p in self.parameters() if p.grad is not None])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the checkpoint before if a step has spoilt the weights."""
+        self.check_weights()
+
+    def check_weights(self) -> None:
+        """Refuse weights that are not finite.
+
+        Raises:
+            InputError: on all ranks, if any rank has such a weight.
+        """
+        self.check_finite("weights", [p.detach() for p in self.parameters()])
+
+    def check_finite(self, what: str, tensors: Sequence[Tensor]) -> None:
+        """Refuse tensors that are not finite; every rank calls it.
+
+        Raises:
+            InputError: on all ranks, if a number on any rank is not finite.
+        """
+        own = [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
+        finite = not own or bool(torch.nn.utils.get_total_norm(own).isfinite())
+        if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            raise InputError(
+                f"step {self.trainer.global_step + 1}: {what} not finite; training stops, nothing of this step is kept,"
+                " and the last checkpoint is from before it; lower the learning rate"
+                " (model.optimizer.init_args.lr) or clip the gradient (trainer.gradient_clip_val)"
+            )
 
     def loss(self, batch: Mapping[str, Tensor], stage: str) -> Tensor:
         """Objective of a batch, of which the mean over ranks is that of all their batches together.
@@ -185,7 +230,9 @@ class Policy(L.LightningModule):
         if not self.checked:
             self.check_packing(batch)
             self.checked = True
-        return self.loss(batch, "train")
+        loss = self.loss(batch, "train")
+        self.check_finite("loss", [loss.detach()])
+        return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Held-out teacher solutions: negative log-likelihood a token."""

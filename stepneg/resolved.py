@@ -8,9 +8,11 @@ from typing import Any, cast
 import jsonargparse
 import lightning as L
 import yaml
+from lightning.pytorch.cli import LightningArgumentParser
 
 from stepneg.callbacks.evaluation import VLLMEvaluation
 from stepneg.errors import InputError
+from stepneg.options import parse
 from stepneg.pipeline import draw_options
 from stepneg.training import StepnegCLI, cli
 
@@ -24,7 +26,7 @@ class Resolver(StepnegCLI):
 
     def resolve(self, argv: Sequence[str]) -> jsonargparse.Namespace:
         """The options of a command line, instantiated."""
-        return self.parser.instantiate_classes(self.parser.parse_args(draw_options(argv)))
+        return self.parser.instantiate_classes(parse(self.parser, draw_options(argv)))
 
 
 def resolver(argv: Sequence[str]) -> Resolver:
@@ -50,6 +52,25 @@ def resolve_run(run: Path) -> jsonargparse.Namespace:
         file.flush()
         argv = ["", f"--config={file.name}"]
         return resolver(argv).resolve(argv)
+
+
+class Checker(StepnegCLI):
+    """The parser of fits and tests; parses nothing by itself and makes nothing."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Only the defaults."""
+        self.config = parser.get_defaults()
+
+    def instantiate_classes(self) -> None:
+        """The parser is all that is wanted."""
+
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+
+def options_parser() -> jsonargparse.ArgumentParser:
+    """The parser of the options of a fit or test."""
+    return cli([], Checker, run=False).parser
 
 
 def evaluation_of(trainer: jsonargparse.Namespace) -> VLLMEvaluation | None:

@@ -3,21 +3,36 @@
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from stepneg.callbacks.evaluation import VLLMEvaluation
 from stepneg.callbacks.export import Export
 from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.throughput import Throughput
+from stepneg.checkpoints import CheckedCheckpoints
 from stepneg.data.handover import attempt, once
 from stepneg.errors import InputError
+from stepneg.lock import held
+from stepneg.options import Strict, parse
 from stepneg.policy import Policy
+from stepneg.problems import ProblemSource
+from stepneg.record import content, devices, loaded, recorded, start
+from stepneg.whole import write_whole
+
+
+class FitParser(Strict, LightningArgumentParser):
+    """The parser of LightningCLI's verbs."""
 
 
 class RunConfig(SaveConfigCallback):
@@ -28,7 +43,7 @@ class RunConfig(SaveConfigCallback):
         root = Path(trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
         text = self.parser.dump(self.config, skip_none=False)
-        (root / ("config.yaml" if stage == "fit" else f"config-{TrainerFn(stage).value}.yaml")).write_text(text)
+        write_whole(root / ("config.yaml" if stage == "fit" else f"config-{TrainerFn(stage).value}.yaml"), text)
 
 
 class EndTogether(L.Callback):
@@ -44,7 +59,17 @@ class EndTogether(L.Callback):
 
 
 class StepnegCLI(LightningCLI):
-    """``fit``, ``validate``, ``test`` and ``predict`` on :class:`Policy` and any stepneg DataModule."""
+    """``fit``, ``validate``, ``test`` and ``predict`` on :class:`Policy` and any stepneg DataModule.
+
+    Args:
+        until_end: what is to be let go of when the verb has ended.
+        args: of LightningCLI.
+        kwargs: of LightningCLI.
+    """
+
+    def __init__(self, *args: Any, until_end: ExitStack, **kwargs: Any) -> None:
+        self.until_end = until_end
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Checkpoints and exports are part of every run."""
@@ -58,7 +83,8 @@ class StepnegCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what :func:`run` was given; it is the command line, or stands in for it."""
-        self.config = parser.parse_args(args)
+        self.argv = list(args)
+        self.config = parse(parser, args)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Everything of a run goes below ``trainer.default_root_dir``, events to ``RUN/tensorboard``."""
@@ -73,13 +99,42 @@ class StepnegCLI(LightningCLI):
         checkpoint.dirpath = checkpoint.dirpath or str(Path(root) / "checkpoints")
         if self._get(self.config_init, "trainer.logger") is None:
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
-        return super().instantiate_trainer(default_root_dir=str(root), **job, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(default_root_dir=str(root), **job, **kwargs)
+        except (ValueError, MisconfigurationException) as error:  # as an unknown strategy, or more GPUs than there are
+            raise InputError(f"trainer: {error}; mend the options trainer.*") from error
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
+            trainer.strategy.checkpoint_io = CheckedCheckpoints()
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run a verb under a record in ``RUN/attempts``, which the first rank keeps."""
+        if self.trainer.global_rank:
+            return super()._run_subcommand(subcommand)
+        home = Path(self.trainer.default_root_dir)
+        settings = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_none=False))
+        with recorded(home, start(subcommand, self.argv, settings, home) | devices()) as add:
+            add({"problems": loaded(self.sources(subcommand))})
+            super()._run_subcommand(subcommand)
+            add({"data": {str(file.relative_to(home)): content(file) for file in sorted(home.glob("data/*"))}})
+
+    def sources(self, subcommand: str) -> dict[str, ProblemSource | None]:
+        """The problems that a verb works with, by what they are for."""
+        evaluations = [c for c in self.trainer.callbacks if isinstance(c, VLLMEvaluation)]  # type: ignore[attr-defined]
+        if subcommand == "test":
+            return {f"evaluation.{i}.test": c.sources["test"] for i, c in enumerate(evaluations)}
+        found = {f"data.{name}": getattr(self.datamodule, name, None) for name in ("problems", "validation")}
+        return found | {f"evaluation.{i}.validation": c.sources["validation"] for i, c in enumerate(evaluations)}
 
     def prepare_data(self) -> None:
-        """Make the data of many ranks before they meet, on the first one; Lightning then finds it made.
+        """Take the run directory, and make the data of many ranks before they meet, on the first one.
+
+        Lightning then finds it made.
 
         This may take hours, in which the others hold no device and wait in no collective.
         """
+        if self.trainer.global_rank == 0:
+            self.until_end.enter_context(held(Path(self.trainer.default_root_dir)))
         if self.trainer.world_size == 1:
             return
         self.datamodule.trainer = self.trainer
@@ -104,17 +159,20 @@ def run(argv: list[str]) -> None:
 
 def cli(argv: list[str], kind: type[StepnegCLI] = StepnegCLI, run: bool = True) -> StepnegCLI:
     """The command-line interface that has run ``argv``; without ``run``, of options alone and only parsed."""
-    return kind(
-        Policy,
-        L.LightningDataModule,
-        subclass_mode_data=True,
-        save_config_callback=RunConfig,
-        save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
-        trainer_defaults={"callbacks": EndTogether()},
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
-        seed_everything_default=0,
-        parser_kwargs={"prog": "stepneg", "exit_on_error": False},
-        args=argv,
-        run=run,
-    )
+    with ExitStack() as until_end:
+        return kind(
+            Policy,
+            L.LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
+            trainer_defaults={"callbacks": EndTogether()},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            parser_kwargs={"prog": "stepneg"},
+            parser_class=FitParser,
+            args=argv,
+            run=run,
+            until_end=until_end,
+        )

@@ -47,7 +47,7 @@ def test_full_size_configurations_print_themselves(task, method, model, capsys):
     assert stop.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["gradient_checkpointing"] is True
-    assert printed["trainer"]["precision"] == "bf16-true"
+    assert printed["trainer"]["precision"] == "bf16-mixed"  # AdamW's small steps need float32 weights
 
 
 def test_help_lists_the_verbs(capsys):

@@ -166,7 +166,7 @@ def test_compare_names_what_it_cannot_read(tmp_path, capsys):
 
 def test_the_break_down_counts_each_problem_once_for_each_fact():
     def row(correct: bool, **meta: str | int) -> Evaluated:
-        return Evaluated("id", "", "", "1", correct, None, "exact", False, 0, (), False, meta)
+        return Evaluated("id", "", "1", correct, None, "exact", False, 0, (), False, meta)
 
     table = break_down([row(True, level=1, subject="Algebra"), row(False, level=1), row(True, level=10), row(True)])
     assert [(r["by"], r["value"], r["problems"], r["accuracy"]) for r in table] == [

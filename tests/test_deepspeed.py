@@ -1,4 +1,4 @@
-"""The shipped ZeRO configurations under the real DeepSpeed, on CPU: they train as plain AdamW does, and export."""
+"""The shipped ZeRO configurations under the real DeepSpeed, on CPU: they train as AdamW does, resume and export."""
 
 import shutil
 import sysconfig
@@ -35,6 +35,10 @@ def test_zero_trains_as_one_process_does(stage, tiny, tmp_path):
         fit(config, tmp_path / stage / kind, kind, 2, [*overlay, "--trainer.precision=32-true"]) for kind in OBJECTIVES
     ]
     runs += [fit(config, tmp_path / stage / "bfloat16", "solutions", 2, overlay)]
+    steady = [*overlay, "--trainer.precision=32-true", "--model.schedule=constant_with_warmup", "--model.warmup=0"]
+    once, twice = (fit(config, tmp_path / stage / name, "solutions", 2, steady) for name in ("once", "twice"))
+    last = tmp_path / stage / "twice" / "checkpoints" / "last.ckpt"
+    runs += [once, [*twice, "--trainer.max_epochs=1"], [*twice, f"--ckpt_path={last}"]]
     for ended in on_ranks(2, runs, timeout=300, environment={"DS_ACCELERATOR": "cpu"}):
         assert ended.code == 0, ended.output[-3000:]
     for kind in OBJECTIVES:
@@ -44,6 +48,9 @@ def test_zero_trains_as_one_process_does(stage, tiny, tmp_path):
         assert found.keys() == weights.keys()
         for name, value in weights.items():
             torch.testing.assert_close(found[name], value, atol=1e-4, rtol=0)
+    resumed, expected = (load_file(tmp_path / stage / r / "last" / "model.safetensors") for r in ("twice", "once"))
+    for name, value in resumed.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0)
     rounded = scalars(tmp_path / stage / "bfloat16", "train/loss")
     assert rounded == pytest.approx(scalars(tmp_path / "alone" / "solutions", "train/loss"), abs=0.1)
     assert rounded[-1] < rounded[0]

@@ -67,7 +67,7 @@ def test_two_ranks_fit_on_what_rank_zero_sampled(strategy, tmp_path):
     evaluation = json.loads(record.read_text())
     assert events.Scalars("validation/accuracy")[0].value == pytest.approx(evaluation["accuracy"])
     # Both ranks trained: together they saw every pair's tokens.
-    (file,) = (f for f in (run / "data").glob("*.jsonl") if ".traces" not in f.name)
+    (file,) = (f for f in (run / "data").glob("*.jsonl") if "." not in f.stem)
     rows = [row for line in file.read_text().splitlines() for row in json.loads(line)]
     tokens = sum(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
     assert summary["trained_tokens"] == pytest.approx(tokens, rel=0.2)

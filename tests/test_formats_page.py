@@ -24,7 +24,7 @@ def commands() -> list[str]:
 
 def evaluation(file: Path, policy: Path) -> None:
     """An evaluation of one problem."""
-    one = Evaluated("p", "How many?", "#### 3", "3", True, "3", "exact", False, 1, ("3",), True, {})
+    one = Evaluated("p", "#### 3", "3", True, "3", "exact", False, 1, ("3",), True, {}, "How many?")
     metrics = {"accuracy": 1.0, "problems": 1.0}
     said = settings_of(policy, "arithmetic", [], "gsm8k", None, "{question}\n", 1, Decoding(), 0)
     Evaluation(metrics, [one], []).write(file, {"settings": said})

@@ -228,6 +228,13 @@ def test_the_command_says_what_fits(capsys):
         (None, r"cannot be read; give a model's folder"),
         ("{", r"is not JSON .* give a model's folder"),
         ("[]", r"model_type is None; known are llama"),
+        ("[" * 100_000, r"is not JSON .* give a model's folder"),
+        (
+            '{"model_type": "llama", "num_attention_heads": 0}',
+            r"num_attention_heads is 0, no size; give a number",
+        ),
+        ('{"model_type": "llama", "num_attention_heads": 1e3}', r"num_attention_heads is 1000.0, no size"),
+        ('{"model_type": "llama", "num_attention_heads": "8"}', r"num_attention_heads is '8', no size"),
         ('{"model_type": "gpt2"}', r"model_type is 'gpt2'; known are llama, mistral, qwen2"),
         ('{"model_type": "llama"}', r"no 'num_attention_heads'; give the config.json of a llama model"),
     ],

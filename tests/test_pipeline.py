@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stepneg.analysis.report import COLUMNS
+from stepneg.analysis.solutions import read_solutions
+from stepneg.analysis.traces import traces
 from stepneg.cli import main
 from stepneg.sampling.store import rows_of
 
@@ -108,7 +112,7 @@ def test_events_can_be_read_back(done):
 
 
 def test_pairs_are_cut_at_the_pit_without_eos(done):
-    (file,) = (f for f in (done / "run/seed-0/step_dpo/data").glob("*.jsonl") if ".traces" not in f.name)
+    (file,) = (f for f in (done / "run/seed-0/step_dpo/data").glob("*.jsonl") if "." not in f.stem)
     eos = json.loads((ROOT / "assets/arithmetic-base/config.json").read_text())["eos_token_id"]
     for line in file.read_text().splitlines():
         chosen, rejected = json.loads(line)
@@ -116,6 +120,27 @@ def test_pairs_are_cut_at_the_pit_without_eos(done):
         assert eos not in rejected["response_ids"]
         assert chosen["prompt_ids"] == rejected["prompt_ids"]
         assert rejected["reference_logp"] < 0
+
+
+def test_the_page_of_a_run_holds_what_it_was_trained_on_and_how_it_was_evaluated(done):
+    for method in METHODS:
+        home = done / "run/seed-0" / method
+        said = traces(home)
+        assert "note:" not in said
+        _, found = read_solutions(home, 1000)
+        tested = [s for s in found.solutions if found.parts[s.part] == "evaluation: test"]
+        metrics = json.loads((home / "evaluation" / "test.json").read_text())
+        assert sum(s.right for s in tested) / len(tested) == pytest.approx(metrics["accuracy"])
+        if method == "base":
+            continue
+        trained = [s for s in found.solutions if found.parts[s.part] == "training data"]
+        assert {found.problems[s.problem]["meta"]["events"] for s in trained} <= {2, 3, 4}
+        assert all(found.problems[s.problem]["answer"] for s in trained)
+        assert len(found.pairs) == (found.facts["examples"] if method in ("dpo", "step_dpo") else 0)
+        assert sum(bool(s.counts) for s in trained) == found.facts.get("valued_solutions", 0)
+        if method == "step_dpo":
+            rejected = [found.solutions[place] for pair in found.pairs for place in pair.rejected]
+            assert all(s.pit and s.values[s.pit] == min(s.values) < s.values[0] for s in rejected)
 
 
 def test_a_second_run_skips_everything(done, capsys):
@@ -167,3 +192,23 @@ def test_killed_runs_end_in_the_same_table(done, tmp_path):
     undisturbed = {row["method"]: row for row in table(done / "run")}
     assert table(tmp_path / "run") == [undisturbed[method] for method in methods]
     assert_drawn_once(samples)
+
+
+def test_a_run_from_an_empty_store_is_the_same_bit_for_bit(done, tmp_path, monkeypatch, capsys):
+    """Its samples were drawn for other methods, in other company: neither a sample nor its log-probability tells.
+
+    From a copy of the directories, elsewhere; fit and test.
+    """
+    kept = tmp_path / "kept"
+    shutil.copytree(done / "run", kept)
+    monkeypatch.chdir(tmp_path)
+    main(["rerun", str(kept / "seed-0" / "step_dpo"), f"--root={tmp_path / 'again'}"])
+    said = capsys.readouterr().out
+    assert "| last/model.safetensors | equal | ✓ |" in said
+    assert "| evaluation/test.json | equal | ✓ |" in said
+    assert re.search(r"\| data/[0-9a-f]+\.jsonl \| equal \| ✓ \|", said)
+    drawn, known, tokens, bits = map(
+        int, re.search(r"of (\d+), (\d+) are .*: (\d+) have .*, (\d+) equal", said).groups()
+    )
+    assert drawn == known == tokens == bits > 48 * 8 + 2 * 24 * 6  # solutions, two evaluations; and rollouts
+    assert "everything is the same" in said

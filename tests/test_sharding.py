@@ -125,8 +125,10 @@ def test_a_run_resumes_from_the_parts_of_a_checkpoint(tiny, tmp_path):
     steady = ["--model.schedule=constant_with_warmup", "--model.warmup=0"]
     overlay = ["--config=configs/trainer/fsdp2.yaml", *CPU, "--trainer.devices=2", *steady]
     once, twice = tmp_path / "once", tmp_path / "twice"
+    paths = {"class_path": "stepneg.problems.star_graph.StarGraph", "init_args": {"size": 3}}
+    hop = [{"class_path": "stepneg.callbacks.first_hop.FirstHop", "init_args": {"problems": paths}}]
     runs = [
-        fit(config, once, "solutions", 2, overlay),
+        [*fit(config, once, "solutions", 2, overlay), f"--trainer.callbacks={json.dumps(hop)}"],
         [*fit(config, twice, "solutions", 2, overlay), "--trainer.max_epochs=1"],
         [*fit(config, twice, "solutions", 2, overlay), f"--ckpt_path={twice}/checkpoints/last.ckpt"],
     ]
@@ -134,6 +136,7 @@ def test_a_run_resumes_from_the_parts_of_a_checkpoint(tiny, tmp_path):
         assert ended.code == 0, ended.output[-3000:]
     parts = {file.name for file in (twice / "checkpoints" / "last.ckpt").iterdir()}
     assert {"__0_0.distcp", "__1_0.distcp", ".metadata"} <= parts
+    assert len(scalars(once, "first_hop/solved")) == 2  # measured with the weights put together
     expected = load_file(once / "last" / "model.safetensors")
     for name, value in load_file(twice / "last" / "model.safetensors").items():
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0)

@@ -24,7 +24,7 @@ def test_every_stage_runs_on_real_problems(name, tmp_path, monkeypatch):
     facts = [json.loads(f.read_text()) for f in (home / "step_dpo" / "data").glob("*.json")]
     assert facts, "no facts of the pairs"
     assert any("accuracy" in line for line in (home / "step_dpo/evaluation/test.json").read_text().splitlines())
-    pairs = [f for f in (home / "step_dpo" / "data").glob("*.jsonl") if ".traces" not in f.name]
+    pairs = [f for f in (home / "step_dpo" / "data").glob("*.jsonl") if "." not in f.stem]
     assert sum(len(Path(f).read_text().splitlines()) for f in pairs) > 0
 
 

@@ -1,14 +1,14 @@
 """Two evaluations of the same problems, paired: exact McNemar test and bootstrap of the difference."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 from stepneg.errors import InputError
+from stepneg.evaluation_files import read_evaluation
+from stepneg.problems.records import jsonl_records
 
 RESAMPLES = 9999
 
@@ -67,7 +67,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> D
     return Difference(float(np.mean(first)), float(np.mean(second)), low, high, gained, lost, mcnemar(gained, lost))
 
 
-def read_evaluated(place: Path) -> dict[str, dict[str, Any]]:
+def read_evaluated(place: Path) -> dict[str, dict[str, float]]:
     """The graded problems of an evaluation by id: its JSONL file, or the folder of a run or an evaluation.
 
     Raises:
@@ -77,25 +77,29 @@ def read_evaluated(place: Path) -> dict[str, dict[str, Any]]:
     file = next((f for f in files if f.is_file()), None)
     if file is None:
         raise InputError(f"{place}: no evaluation; give a run that `stepneg test` has tested, or evaluation.jsonl")
-    rows: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            row = {
-                "accuracy": float(row["correct"]),
-                "mean of the samples": row["samples_correct"] / len(row["samples"]),
-                "maj@k": float(row["majority_correct"]),
-                "id": row["problem_id"],
-            }
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise InputError(f"{file}, line {number}: not a graded problem ({error!r}); evaluate again") from error
-        rows[row["id"]] = row
+    if (values := file.with_suffix(".json")).is_file():
+        read_evaluation(values)
+    rows: dict[str, dict[str, float]] = {}
+    for record in jsonl_records(file):
+        said = record.values
+        right, majority, correct = (said.get(name) for name in ("correct", "majority_correct", "samples_correct"))
+        samples = said.get("samples")
+        k = len(samples) if isinstance(samples, list) else 0
+        verdicts = isinstance(right, bool) and isinstance(majority, bool)
+        if not (verdicts and isinstance(correct, int) and 0 <= correct <= k != 0):
+            raise InputError(f"{record.where}: not a graded problem; evaluate again")
+        name = record.text("problem_id")
+        rows[name] = {
+            "accuracy": float(right is True),
+            "mean of the samples": correct / k,
+            "maj@k": float(majority is True),
+        }
     if not rows:
         raise InputError(f"{file}: holds no problem; evaluate again")
     return rows
 
 
-def column(rows: dict[str, dict[str, Any]], name: str, ids: list[str]) -> np.ndarray:
+def column(rows: dict[str, dict[str, float]], name: str, ids: list[str]) -> np.ndarray:
     """One measurement of the problems, [N]."""
     return np.array([rows[i][name] for i in ids])
 

@@ -1,6 +1,5 @@
 """``stepneg report``: one table and one plot over all runs below a directory."""
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -9,8 +8,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from stepneg import escaping
 from stepneg.analysis.paired import column, paired_difference, read_evaluated
 from stepneg.errors import InputError
+from stepneg.escaping import visible
+from stepneg.evaluation_files import read_evaluation
+from stepneg.links import unlinked
+from stepneg.reading import json_object, number
+from stepneg.whole import write_whole
 
 COLUMNS = [
     "method", "seed", "problems", "accuracy", "accuracy_low", "accuracy_high", "pass@5", "maj@5",
@@ -23,15 +28,21 @@ def read_run(home: Path) -> dict[str, float | str]:
     """The report's row of a run directory that ``stepneg test`` has evaluated.
 
     The seed is that of ``seed-N``, the directory above; a run without training has no tokens and no seconds.
+
+    Raises:
+        InputError: a file of it is not as stepneg writes it.
     """
-    metrics = json.loads((home / "evaluation" / "test.json").read_text())
-    summary_file = home / "summary.json"
-    summary = json.loads(summary_file.read_text()) if summary_file.is_file() else {}
-    row: dict[str, float | str] = {name: metrics.get(name, summary.get(name, 0)) for name in COLUMNS}
+    file, summary_file, mend = home / "evaluation" / "test.json", home / "summary.json", "test the run again"
+    if (shown := visible(str(home))) != str(home):
+        raise InputError(f"{shown}: the name hides something or is no UTF-8; rename the directory")
+    metrics = read_evaluation(file)
+    summary = json_object(summary_file, mend) if summary_file.is_file() else {}
+    both = summary | metrics
+    row: dict[str, float | str] = {name: number(both, name, file, mend, 0) for name in COLUMNS[2:]}
     row["method"] = home.name
     row["seed"] = home.parent.name.removeprefix("seed-")
-    row["problems"] = summary.get("problems", 0)
-    row["test_problems"] = metrics["problems"]
+    row["problems"] = number(summary, "problems", summary_file, mend, 0)
+    row["test_problems"] = number(metrics, "problems", file, mend)
     row["home"] = str(home)
     row["done"] = (home / "evaluation" / "test.json").stat().st_mtime
     return row
@@ -64,7 +75,7 @@ def markdown(frame: pd.DataFrame) -> str:
     for row in frame.to_dict("records"):
         interval = f"{percent(row['accuracy'])} ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})"
         cells = [
-            row["method"], row["seed"], f"{row['problems']:.0f}", interval,
+            *(escaping.markdown(str(row[name])) for name in ("method", "seed")), f"{row['problems']:.0f}", interval,
             percent(row["pass@5"]), percent(row["maj@5"]),
             f"{row['sampled_tokens']:,.0f}", f"{row['trained_tokens']:,.0f}", f"{row['seconds']:.0f}",
         ]  # fmt: skip
@@ -117,7 +128,7 @@ def plot(frame: pd.DataFrame) -> Figure:
         first = s == 0
         axes.errorbar(x, y, yerr=errors, fmt="o", color="#0072B2", capsize=3, label="greedy (95 %)" if first else None)
         axes.plot(x, rows["pass@5"], "^", color="#999999", label="pass@5" if first else None)
-    axes.set_xticks(range(len(methods)), [m.replace("_", "\n") for m in methods])
+    axes.set_xticks(range(len(methods)), [m.replace("_", "\n") for m in methods], parse_math=False)
     axes.set(ylabel="accuracy on held-out problems", ylim=(0, 1), xlim=(-0.6, len(methods) - 0.4))
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False, loc="upper left")
@@ -144,7 +155,7 @@ def report(root: Path, order: Sequence[str] = ("sft", "rft", "step_dpo")) -> str
         The Markdown text.
     """
     frame = read_runs(root)
-    frame[COLUMNS].to_csv(root / "report.csv", index=False)
+    write_whole(root / "report.csv", frame[COLUMNS].to_csv(index=False))
     text = "\n\n".join(
         part
         for part in (
@@ -158,7 +169,7 @@ def report(root: Path, order: Sequence[str] = ("sft", "rft", "step_dpo")) -> str
         )
         if part
     )
-    (root / "report.md").write_text(text + "\n")
-    plot(frame).savefig(root / "report.png", dpi=130)
+    write_whole(root / "report.md", text + "\n")
+    plot(frame).savefig(unlinked(root / "report.png"), dpi=130)
     log_to_tensorboard(frame, root)
     return text

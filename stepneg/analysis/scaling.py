@@ -17,6 +17,7 @@ from stepneg.analysis.paired import read_evaluated
 from stepneg.analysis.report import read_run
 from stepneg.analysis.resampling import resampled_means
 from stepneg.errors import InputError
+from stepneg.whole import write_whole
 
 RESAMPLES = 2000
 LINES = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999"]  # Okabe and Ito
@@ -241,8 +242,8 @@ def scaling(root: Path, baseline: str = "sft") -> str:
     """
     measured = read_sweep(root)
     table = efficiency_table(measured, baseline)
-    table.to_csv(root / "scaling.csv", index=False)
+    write_whole(root / "scaling.csv", table.to_csv(index=False))
     text = markdown(table, baseline)
-    (root / "scaling.md").write_text(text + "\n")
+    write_whole(root / "scaling.md", text + "\n")
     plot(table, baseline).savefig(root / "scaling.png", dpi=130)
     return text

@@ -1,6 +1,6 @@
 """A study's table: means over seeds of each run of a chain, held against one of them, and a plot."""
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,10 @@ from stepneg.analysis.paired import column, read_evaluated
 from stepneg.analysis.report import read_runs
 from stepneg.analysis.resampling import resampled_means
 from stepneg.errors import InputError
+from stepneg.escaping import markdown
+from stepneg.links import unlinked
+from stepneg.reading import json_object, number
+from stepneg.whole import write_whole
 
 RESAMPLES = 2000
 
@@ -65,13 +69,14 @@ def facts(homes: list[Path]) -> dict[str, float]:
     found = []
     for home in homes:
         file = home / "summary.json"
-        summary = json.loads(file.read_text()) if file.is_file() else {}
-        row = {name: float(summary.get(name, 0)) for name in ("problems", "examples", "sampled_tokens")}
-        row["trained_tokens"] = float(summary.get("trained_tokens", 0))
-        solutions = summary.get("solutions", 0)
-        for name, of in (("correct_solutions", solutions), ("distinct_solutions", solutions)):
-            row[name] = summary.get(name, 0) / of if of else float("nan")
-        mixed, problems = summary.get("mixed_problems", 0), row["problems"]
+        mend = "test the run again"
+        summary = json_object(file, mend) if file.is_file() else {}
+        said = partial(number, summary, file=file, mend=mend, missing=0)
+        row = {name: float(said(name)) for name in ("problems", "examples", "sampled_tokens", "trained_tokens")}
+        solutions = said("solutions")
+        for name in ("correct_solutions", "distinct_solutions"):
+            row[name] = said(name) / solutions if solutions else float("nan")
+        mixed, problems = said("mixed_problems"), row["problems"]
         row["mixed_problems"] = mixed / problems if solutions and problems else float("nan")
         found.append(row)
     return {str(name): float(value) for name, value in pd.DataFrame(found).mean().items()}
@@ -94,7 +99,7 @@ def table(frame: pd.DataFrame, baseline: str) -> str:
         change = [100 * row[name] for name in ("difference", "difference_low", "difference_high")]
         against = "" if row["method"] == baseline else f"{change[0]:+.1f} ({change[1]:+.1f} to {change[2]:+.1f})"
         shares = [percent(row[n]) for n in ("pass@5", "correct_solutions", "distinct_solutions", "mixed_problems")]
-        cells = [row["method"], f"{row['examples']:,.0f}", accuracy, against, *shares]
+        cells = [markdown(row["method"]), f"{row['examples']:,.0f}", accuracy, against, *shares]
         lines.append(
             "| " + " | ".join([*cells, f"{row['sampled_tokens']:,.0f}", f"{row['trained_tokens']:,.0f}"]) + " |"
         )
@@ -114,7 +119,7 @@ def plot(frame: pd.DataFrame, baseline: str) -> Figure:
     axes.errorbar(x, frame["accuracy"], yerr=errors, fmt="o", color="#0072B2", capsize=3, label="greedy (95 %)")
     axes.plot(x, frame["pass@5"], "^", color="#999999", label="pass@5")
     axes.axhline(frame.loc[frame["method"] == baseline, "accuracy"].iloc[0], color="#0072B2", linewidth=1, alpha=0.4)
-    axes.set_xticks(x, [m.replace("_", "\n") for m in frame["method"]], fontsize=8)
+    axes.set_xticks(x, [m.replace("_", "\n") for m in frame["method"]], fontsize=8, parse_math=False)
     axes.set(ylabel="accuracy on held-out problems", xlim=(-0.6, len(frame) - 0.4))
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
@@ -134,7 +139,7 @@ def over_seeds(root: Path, verb: str) -> pd.DataFrame | None:
         pd.read_csv(file).assign(stage=file.parent.name, seed=file.parent.parent.name.removeprefix("seed-"))
         for file in files
     )
-    frame.to_csv(root / f"{verb}.csv", index=False)
+    write_whole(root / f"{verb}.csv", frame.to_csv(index=False))
     return frame
 
 
@@ -149,8 +154,8 @@ def study(root: Path, baseline: str) -> str:
         The Markdown text.
     """
     frame = read_study(root, baseline)
-    frame.to_csv(root / "study.csv", index=False)
-    plot(frame, baseline).savefig(root / "study.png", dpi=130)
+    write_whole(root / "study.csv", frame.to_csv(index=False))
+    plot(frame, baseline).savefig(unlinked(root / "study.png"), dpi=130)
     text = table(frame, baseline)
-    (root / "study.md").write_text(text + "\n")
+    write_whole(root / "study.md", text + "\n")
     return text

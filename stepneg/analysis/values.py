@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from stepneg.credit.pairs import Trace
 from stepneg.credit.values import Count, advantages, first_pit, step_values
+from stepneg.escaping import markdown, visible
 
 
 def search_texts(texts: Sequence[str], counts: Sequence[Count], pit: int | None) -> str:
@@ -15,13 +16,8 @@ def search_texts(texts: Sequence[str], counts: Sequence[Count], pit: int | None)
     for number, text in enumerate(texts, 1):
         seen = f"{counts[number][1]} / {counts[number][0]}" if number < len(counts) else ""
         mark = " **← first pit**" if number == pit else ""
-        lines.append(f"| {number} | {cell(text)}{mark} | {seen} |")
+        lines.append(f"| {number} | {markdown(text)}{mark} | {seen} |")
     return "\n".join(lines)
-
-
-def cell(text: str) -> str:
-    """Text for a cell of a Markdown table."""
-    return text.strip().replace("|", "\\|")
 
 
 def step_texts(texts: Sequence[str], values: Sequence[float], pit: int | None) -> str:
@@ -32,7 +28,7 @@ def step_texts(texts: Sequence[str], values: Sequence[float], pit: int | None) -
         known = number < len(values)
         q, a = (f"{values[number]:.2f}", f"{gains[number - 1]:+.2f}") if known else ("", "")
         mark = " **← first pit**" if number == pit else ""
-        lines.append(f"| {number} | {cell(text)}{mark} | {q} | {a} |")
+        lines.append(f"| {number} | {markdown(text)}{mark} | {q} | {a} |")
     return "\n".join(lines)
 
 
@@ -46,7 +42,7 @@ def plot_values(
     """Q_i over the steps, the pit marked; steps beyond the valued ones are listed without a value."""
     figure = Figure(figsize=(8, 1.2 + 0.42 * (len(texts) + 1)), layout="constrained")
     axes = figure.subplots()
-    labels = ["the problem", *(shorten(text, 80) for text in texts)]
+    labels = ["the problem", *(visible(shorten(text, 80)) for text in texts)]
     rows = range(len(values))
     axes.plot(values, rows, color="#888888", linewidth=1, zorder=1)
     colours = ["#D55E00" if i == pit else "#0072B2" for i in rows]
@@ -55,7 +51,7 @@ def plot_values(
         axes.annotate("first pit", (values[pit], pit), xytext=(10, -14), textcoords="offset points", color="#D55E00")
     axes.set(xlim=(-0.05, 1.05), ylim=(len(labels) - 0.5, -0.5), xlabel=what)
     axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)  # a policy's LaTeX need not parse
-    axes.set_title(title, fontsize=9, parse_math=False)
+    axes.set_title(visible(title), fontsize=9, parse_math=False)
     axes.grid(axis="x", alpha=0.3)
     return figure
 

@@ -1,7 +1,7 @@
 """The base of the DataModules whose training data is made before training: made once, kept, read back."""
 
+import hashlib
 import json
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +25,9 @@ from stepneg.policy_folder import context_length, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.contamination import contamination
 from stepneg.sampling.vllm_engine import leave_device
+from stepneg.whole import write_whole
+
+DAMAGED = "it or a file beside it is missing or was damaged since it was written (by its .sha256)"
 
 
 class ResumableLoader(DataLoader[Example]):
@@ -79,48 +82,85 @@ class Built:
     traces: list[Trace] = field(default_factory=list)
 
 
-def write_built(built: Built, file: Path) -> None:
-    """Write examples and traces as JSONL and the facts as JSON; the file of examples appears last and whole."""
+def write_built(built: Built, file: Path, problems: Sequence[Problem] = ()) -> None:
+    """Write examples and traces as JSONL, the facts as JSON and a checksum of all three; the examples' file comes last.
+
+    Each file appears whole. Training reads no problems: they are for people who look at the traces.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".json").write_text(json.dumps(built.facts, indent=1))
-    with file.with_suffix(".traces.jsonl").open("w") as out:
-        out.writelines(json.dumps(asdict(trace)) + "\n" for trace in built.traces)
-    partial_file = file.with_suffix(".partial")
-    with partial_file.open("w") as out:
-        for example in built.examples:
-            out.write(json.dumps([asdict(row) for row in example]) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-    partial_file.rename(file)
+    examples = "".join(json.dumps([asdict(row) for row in example]) + "\n" for example in built.examples)
+    traces = "".join(json.dumps(asdict(trace)) + "\n" for trace in built.traces)
+    texts = dict(zip(files_of(file), (examples, traces, json.dumps(built.facts, indent=1)), strict=True))
+    write_whole(
+        file.with_suffix(".problems.jsonl"), "".join(json.dumps(asdict(problem)) + "\n" for problem in problems)
+    )
+    write_whole(file.with_suffix(".sha256"), checksum(text.encode() for text in texts.values()))
+    for place in reversed(texts):
+        write_whole(place, texts[place])
+
+
+def files_of(file: Path) -> tuple[Path, Path, Path]:
+    """Examples, traces and facts of :func:`write_built`."""
+    return file, file.with_suffix(".traces.jsonl"), file.with_suffix(".json")
+
+
+def checksum(contents: Iterable[bytes]) -> str:
+    """sha256 over files, of each of which it matters where it ends."""
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+
+
+def read_checked(file: Path) -> list[bytes] | None:
+    """Examples, traces and facts as :func:`write_built` wrote them; None if one is missing or is not as it was."""
+    try:
+        contents = [place.read_bytes() for place in files_of(file)]
+        return contents if file.with_suffix(".sha256").read_bytes() == checksum(contents).encode() else None
+    except FileNotFoundError:
+        return None
 
 
 def read_built(file: Path) -> Built:
-    """What :func:`write_built` wrote."""
-    examples = [
-        tuple(
-            Row(
-                prompt_ids=tuple(row["prompt_ids"]),
-                response_ids=tuple(row["response_ids"]),
-                shared=row["shared"],
-                weights=None if row["weights"] is None else tuple(row["weights"]),
-                reference_logp=row["reference_logp"],
-            )
-            for row in json.loads(line)
+    """What :func:`write_built` wrote.
+
+    Raises:
+        InputError: it is not as it was written.
+    """
+    found = read_checked(file)
+    if found is None:
+        raise InputError(f"{file}: {DAMAGED}; delete it, and it is made again from the stored samples")
+    example_lines, trace_lines, facts = found
+    examples = [example_of(json.loads(line)) for line in example_lines.splitlines()]
+    traces = [trace_of(json.loads(line)) for line in trace_lines.splitlines()]
+    return Built(examples, json.loads(facts), traces)
+
+
+def example_of(rows: list[dict[str, Any]]) -> Example:
+    """An example from its line."""
+    return tuple(
+        Row(
+            prompt_ids=tuple(row["prompt_ids"]),
+            response_ids=tuple(row["response_ids"]),
+            shared=row["shared"],
+            weights=None if row["weights"] is None else tuple(row["weights"]),
+            reference_logp=row["reference_logp"],
         )
-        for line in file.read_text().splitlines()
-    ]
-    traces = [
-        Trace(
-            problem_id=trace["problem_id"],
-            prompt_ids=tuple(trace["prompt_ids"]),
-            response_ids=tuple(trace["response_ids"]),
-            correct=trace["correct"],
-            ends=tuple(trace["ends"]),
-            counts=tuple((n, c) for n, c in trace["counts"]),
-        )
-        for trace in map(json.loads, file.with_suffix(".traces.jsonl").read_text().splitlines())
-    ]
-    return Built(examples, json.loads(file.with_suffix(".json").read_text()), traces)
+        for row in rows
+    )
+
+
+def trace_of(values: dict[str, Any]) -> Trace:
+    """A trace from its line.
+
+    Raises:
+        ValueError: its steps or counts do not fit its response.
+    """
+    return Trace(
+        problem_id=values["problem_id"],
+        prompt_ids=tuple(values["prompt_ids"]),
+        response_ids=tuple(values["response_ids"]),
+        correct=values["correct"],
+        ends=tuple(values["ends"]),
+        counts=tuple((n, c) for n, c in values["counts"]),
+    )
 
 
 class Prepared(L.LightningDataModule):
@@ -209,11 +249,13 @@ class Prepared(L.LightningDataModule):
         problems = self.load_problems()
         file = self.file(problems)
         if file.exists():
-            return
+            if read_checked(file) is not None:
+                return
+            print(f"{file}: {DAMAGED}; it is made again from the stored samples", flush=True)
         built = self.build(problems, tokenizer)
         if not built.examples:
             raise InputError(f"data: no training example came of {len(problems)} problems: {json.dumps(built.facts)}")
-        write_built(built, file)
+        write_built(built, file, problems)
         leave_device(self.trainer.strategy.root_device)
 
     def setup(self, stage: str) -> None:

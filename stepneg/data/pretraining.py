@@ -7,9 +7,9 @@ from pathlib import Path
 import lightning as L
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import AutoTokenizer
 
 from stepneg.data.rows import Example, Row, collate, encode_prompt, encode_response
+from stepneg.policy_folder import load_tokenizer
 from stepneg.problems.arithmetic import careless_texts
 
 CHUNK = 16  # batches drawn together, sorted by length and shuffled: less padding
@@ -21,7 +21,7 @@ class CarelessStories(IterableDataset[dict[str, Tensor]]):
     def __init__(
         self, policy: Path, template: str, batch_size: int, seed: int, curriculum: dict[int, int], distractors: int
     ) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(policy)
+        self.tokenizer = load_tokenizer(policy)
         self.template, self.batch_size, self.seed = template, batch_size, seed
         self.curriculum, self.distractors = curriculum, distractors
         self.step = 0

@@ -20,6 +20,7 @@ from stepneg.credit.steps import Rule, split_steps
 from stepneg.credit.values import Count, found_zero
 from stepneg.data.rows import decode, encode_prompt
 from stepneg.errors import InputError
+from stepneg.fingerprint import PLACE
 from stepneg.grading import Form
 from stepneg.grading.batch import grade_all
 from stepneg.policy_folder import check_stops
@@ -85,7 +86,7 @@ class Rollouts:
     """
 
     engine: VLLMEngine
-    store: Path = Path("runs/samples")
+    store: Path = field(default=Path("runs/samples"), metadata=PLACE)
     form: Form = "gsm8k"
     samples: int = 16
     temperature: float = 1.0

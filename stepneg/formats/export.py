@@ -186,7 +186,7 @@ def export_pairs(run: Path, output: Path) -> str:
         InputError: the run has no pairs, or the output cannot be written.
     """
     check_output(output)
-    files = [f for f in (run / "data").glob("*.jsonl") if not f.name.endswith(".traces.jsonl")]
+    files = [f for f in (run / "data").glob("*.jsonl") if f.suffixes == [".jsonl"]]  # no traces, no problems
     if not files:
         raise InputError(f"{run}: is no run directory with training data; name one of stepneg fit")
     file = max(files, key=lambda f: f.stat().st_mtime)  # a fit with other settings leaves another

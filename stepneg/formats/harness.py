@@ -72,7 +72,8 @@ def export_evaluation(source: Path, output: Path, task: str | None = None) -> st
         found = json.loads(file.read_text())
         rows = [json.loads(line) for line in file.with_suffix(".jsonl").read_text().splitlines()]
         settings = found["settings"]
-        rows[0]["question"]
+        if not rows[0]["question"]:
+            raise LookupError("question")
     except (OSError, ValueError, LookupError) as error:
         raise InputError(
             f"{file}: is no evaluation with settings and questions; evaluate again, which draws no sample twice"

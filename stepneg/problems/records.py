@@ -6,14 +6,17 @@ Nothing of a file is run: Parquet and Arrow are read by pyarrow, and hub dataset
 
 import codecs
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from stepneg.errors import InputError
+from stepneg.reading import LONGEST_LINE, byte_lines
 
 HUB = "hub:"
 HUB_NAME = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?")
@@ -38,7 +41,8 @@ class Record:
             InputError: the key is missing, or what it holds is not usable text.
         """
         if key not in self.values:
-            raise InputError(f"{self.where}: key {key!r} is missing (there are {', '.join(self.values)}); add it")
+            there = shorten(", ".join(self.values), 200)
+            raise InputError(f"{self.where}: key {key!r} is missing (there are {there}); add it")
         value = self.values[key]
         if not isinstance(value, str):
             raise InputError(f"{self.where}: key {key!r} holds {type(value).__name__}; put a string there")
@@ -53,8 +57,10 @@ class Record:
         return value
 
     def text_or_number(self, key: str) -> str:
-        """The text under ``key``; a JSON number is taken as it prints."""
+        """The text under ``key``; a JSON number is taken as it prints, unless that is infinite or none."""
         value = self.values.get(key)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{self.where}: key {key!r} holds {value}; write a number within range, or a text")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)
         return self.text(key)
@@ -117,9 +123,7 @@ def folder_records(folder: Path, split: str) -> Iterator[Record]:
     if not chosen and not any({"train", "test", "validation"} & found for found in words.values()):
         chosen = files
     if not chosen:
-        raise InputError(
-            f"{folder}: a directory without .parquet, .arrow or .jsonl file of split {split}; give a file"
-        )
+        raise InputError(f"{folder}: a directory without .parquet, .arrow or .jsonl file of split {split}; give a file")
     for file in chosen:
         yield from table_records(file) if file.suffix in TABLES else jsonl_records(file)
 
@@ -162,12 +166,14 @@ TABLES: dict[str, Callable[[Path], Iterator[Any]]] = {".parquet": parquet_batche
 def jsonl_records(path: Path) -> Iterator[Record]:
     """The rows of a JSONL file in UTF-8; blank lines are passed over."""
     try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if line.strip():
-                    yield parse_line(line, f"{path}, line {number}")
+        for number, line in byte_lines(path):
+            where = f"{path}, line {number}"
+            if len(line) > LONGEST_LINE:
+                raise InputError(f"{where}: longer than {LONGEST_LINE >> 20} MiB; write one JSON object a line")
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line.strip():
+                yield parse_line(line, where)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{path}: {reason}; give a JSONL file, or {HUB}owner/name[:config]") from error

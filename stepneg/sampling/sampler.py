@@ -142,9 +142,9 @@ def check_prompts(policy: Path, requests: Sequence[Request]) -> None:
     Raises:
         InputError: the first such prompt.
     """
-    from transformers import AutoConfig
+    from stepneg.policy_folder import context_length  # imports transformers
 
-    context = int(AutoConfig.from_pretrained(policy).max_position_embeddings)
+    context = context_length(policy)
     for request in requests:
         if len(request.prompt_ids) >= context:
             raise InputError(

@@ -14,32 +14,61 @@ import socket
 import uuid
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from stepneg.errors import InputError
+from stepneg.reading import byte_lines
 from stepneg.sampling.engine import Completion, Decoding, Ids
+from stepneg.whole import named, write_whole
 
+MOST_SAMPLES = 1 << 24  # of a prompt
+LARGEST_ID = 1 << 31  # of a token
+RECORD = "stepneg.json"  # what an exported policy's folder says of itself: prompt template and fingerprint
 POLICY_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
 
 
 def fingerprint_policy(folder: Path) -> str:
     """sha256 over weights, configuration and tokenizer of an HF folder."""
     files = sorted({file for pattern in POLICY_FILES for file in folder.glob(pattern)})
-    return _hash_files(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    # The inode and the time of its change, which no program can set, tell files apart whose clock was set back.
+    stats = [(str(f), f.stat()) for f in files]
+    found = _hash_files(tuple((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in stats))
+    check_export(folder, found)
+    return found
 
 
 @lru_cache(maxsize=256)
-def _hash_files(files: tuple[tuple[str, int, int], ...]) -> str:
-    """sha256 over names and contents; size and time are there for the cache."""
+def _hash_files(files: tuple[tuple[str, int, int, int, int], ...]) -> str:
+    """sha256 over names and contents; sizes, times and inodes are there for the cache."""
     digest = hashlib.sha256()
-    for name, _, _ in files:
+    for name, *_ in files:
         digest.update(Path(name).name.encode())
         with open(name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def check_export(folder: Path, found: str) -> None:
+    """Hold a policy's fingerprint against the one that its export has written beside it, if it has.
+
+    Raises:
+        InputError: they differ.
+    """
+    try:
+        said = json.loads((folder / RECORD).read_bytes()).get("fingerprint")
+    except (OSError, ValueError, AttributeError):  # of another origin; a damaged template is another's to tell
+        return
+    if said not in (None, found):
+        raise InputError(
+            f"{folder}: its weights, configuration or tokenizer were changed or damaged since the export; delete it and"
+            " run its fit again, which exports it from its checkpoint (if they were changed on purpose, take"
+            f' "fingerprint" out of {folder / RECORD})'
+        )
 
 
 def prompt_key(prompt_ids: Ids) -> str:
@@ -82,28 +111,43 @@ def rows_of(shard: Path, prompts: Collection[str] | None = None) -> Iterator[dic
         prompts: only rows of these (by :func:`prompt_key`); None for all.
     """
     heads = None if prompts is None else {HEAD % prompt.encode() for prompt in prompts}
-    with shard.open("rb") as lines:
-        for data in lines:
-            # What is not asked for need not be checked.
-            if heads is not None and data.startswith(HEAD[:10]) and data[: data.find(b",") + 1] not in heads:
-                continue
-            row = read_line(data)
-            if row is not None and (prompts is None or row["prompt"] in prompts):
-                yield row
+    for _, data in byte_lines(shard):
+        # What is not asked for need not be checked.
+        if heads is not None and data.startswith(HEAD[:10]) and data[: data.find(b",") + 1] not in heads:
+            continue
+        row = read_line(data)
+        if row is not None and (prompts is None or row["prompt"] in prompts):
+            yield row
 
 
 def read_line(data: bytes) -> dict[str, Any] | None:
-    """A row; None for a line that is torn or damaged."""
+    """A row; None for a line that is torn or damaged, or whose values are none of a sample."""
     parts = LINE.fullmatch(data)
     try:
         if parts is None:  # not as it is written here: JSON of another writer, or damaged
             row = json.loads(data) if data.endswith(b"\n") else {}
-            return row if row["crc"] == checksum(row) else None
+            return row if row["crc"] == checksum(row) and is_sample(row) else None
         prompt, index, ids, logp, reason, crc = parts.groups()
         whole = zlib.crc32(SORTED % (reason, index, logp, prompt, ids)) == int(crc)
-        return json.loads(data) if whole else None
-    except (ValueError, KeyError, TypeError):
+        row = json.loads(data) if whole else None
+        return row if row is not None and is_sample(row) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def is_sample(row: dict[str, Any]) -> bool:
+    """Whether the values of a row can be those of a sample: a prepared line has a checksum that fits, too."""
+    index, ids = row["index"], row["token_ids"]
+    return (
+        type(index) is int
+        and 0 <= index < MOST_SAMPLES
+        and isinstance(ids, list)
+        and set(map(type, ids)) <= {int}
+        and (not ids or (min(ids) >= 0 and max(ids) < LARGEST_ID))
+        and isinstance(row["prompt"], str)
+        and (row["logprob"] is None or type(row["logprob"]) in (int, float))
+        and isinstance(row["finish_reason"], str)
+    )
 
 
 def contents(shard: Path) -> Path:
@@ -114,12 +158,13 @@ def contents(shard: Path) -> Path:
 def lacks(shard: Path, prompts: Collection[str]) -> bool:
     """Whether a shard is known to hold none of the prompts; nothing is known of one that is not as its list says.
 
-    A damaged list can at worst have samples drawn again.
+    A damaged list is none.
     """
     try:
         said = json.loads(contents(shard).read_bytes())
-        return said["bytes"] == shard.stat().st_size and not any(prompt in prompts for prompt in said["prompts"])
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = said["crc"] == checksum(said) and said["bytes"] == shard.stat().st_size
+        return whole and not any(prompt in prompts for prompt in said["prompts"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -140,7 +185,7 @@ class Sampler:
         """
         seen: dict[str, bytearray] = {}
         prompts = None if prompts is None else set(prompts)
-        for shard in sorted(self.folder.glob("*.jsonl")):
+        for shard in sorted(file for file in self.folder.glob("*.jsonl") if file.is_file()):
             if prompts is not None and lacks(shard, prompts):
                 continue
             for row in rows_of(shard, prompts):
@@ -179,19 +224,22 @@ class Writer:
         """Append the completions ``start``, ``start + 1``, ... of a prompt in one write."""
         self.prompts[prompt] = None  # before its rows: a list may name too many, never too few
         data = "".join(line(prompt, index, done) for index, done in enumerate(completions, start)).encode()
-        while data:
-            data = data[os.write(self.file, data) :]
+        with named(self.shard):
+            while data:
+                data = data[os.write(self.file, data) :]
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        os.fsync(self.file)
-        said = {"bytes": os.fstat(self.file).st_size, "prompts": list(self.prompts)}
-        os.close(self.file)
-        partial = self.shard.with_name(f".{self.shard.name}.prompts")
-        partial.write_text(json.dumps(said))
-        partial.replace(contents(self.shard))
+        try:
+            with named(self.shard):
+                os.fsync(self.file)
+            said = {"bytes": os.fstat(self.file).st_size, "prompts": list(self.prompts)}
+        finally:
+            os.close(self.file)
+        with suppress(OSError):  # without the list, readers look into the shard
+            write_whole(contents(self.shard), json.dumps(said | {"crc": checksum(said)}))
 
 
 class SampleStore:
@@ -207,7 +255,5 @@ class SampleStore:
         folder = self.root / name
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "meta.json").exists():
-            partial = folder / f".meta-{uuid.uuid4().hex}"
-            partial.write_text(json.dumps(meta | {"first_seen_at": str(policy)}, indent=1))
-            partial.replace(folder / "meta.json")
+            write_whole(folder / "meta.json", json.dumps(meta | {"first_seen_at": str(policy)}, indent=1))
         return Sampler(folder)

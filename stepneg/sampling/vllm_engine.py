@@ -5,11 +5,13 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,11 +34,16 @@ LAUNCHER = (
     "MASTER_PORT",
 )
 LAUNCHER_PREFIXES = ("SLURM_", "TORCHELASTIC_", "PMI_", "PMIX_")
-RESTARTS = 3
+RESTARTS = 3  # without a finished request between
+LOG = "what is finished is stored; STEPNEG_ENGINE_LOG=1 shows vLLM's own messages"
 
 
 class EngineDied(RuntimeError):
     """The engine's process ended or gave no sign of life in time."""
+
+
+class EngineFailed(EngineDied):
+    """The engine reported an error."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class VLLMEngine:
         gpu_memory_utilization: share of a GPU's memory that vLLM takes.
         kv_cache_gib: size of the key-value cache on CPU, in GiB.
         max_num_seqs: sequences decoded together.
+        devices: GPUs that are the engine's own, as CUDA_VISIBLE_DEVICES names them (7, or 6,7); None for those of
+            this process, which it leaves before training.
         timeout: seconds without a finished request (or a loaded model) after which the engine counts as hung.
     """
 
@@ -59,6 +68,7 @@ class VLLMEngine:
     gpu_memory_utilization: float = 0.85
     kv_cache_gib: float = 1.0
     max_num_seqs: int = 256
+    devices: str | None = None
     timeout: float = 900.0
 
     def load(self, policy: Path) -> None:
@@ -68,44 +78,64 @@ class VLLMEngine:
             InputError: the folder is not a policy in safetensors.
         """
         check_policy(policy)
-        worker(self).load(policy, self)
+        for deaths in count(1):
+            try:
+                worker(self).load(policy, self)
+                return
+            except EngineFailed as error:
+                close(self)
+                raise InputError(f"{policy}: vLLM cannot serve it: {error}; {LOG}") from error
+            except EngineDied as error:
+                self.bury(error, deaths, f"{policy} is loaded again")
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[int, list[Completion]]]:
         """Completions of each request, with its index, as they finish.
 
         Raises:
-            EngineDied: the process died more often than a restart can be expected to mend.
+            InputError: the process died more often, without a finished request between, than restarts can mend.
         """
         missing = dict(enumerate(requests))
         policy = worker(self).policy
         assert policy is not None, "load a policy before sampling"
-        for attempt in range(RESTARTS + 1):
+        deaths = 0
+        while True:
             numbers = list(missing)
             try:
                 worker(self).load(policy, self)
                 for place, completions in worker(self).generate([missing[i] for i in numbers], decoding, self.timeout):
                     del missing[numbers[place]]
+                    deaths = 0
                     yield numbers[place], completions
                 return
             except GeneratorExit:
                 close(self)  # what it still sends would answer the next call
                 raise
             except EngineDied as error:
-                close(self)
-                if attempt == RESTARTS:
-                    raise
-                print(f"engine: {error}; restarted, {len(missing)} requests go on", file=sys.stderr)
+                deaths += 1
+                self.bury(error, deaths, f"{len(missing)} requests go on")
+
+    def bury(self, error: EngineDied, deaths: int, then: str) -> None:
+        """End what is left of a dead engine.
+
+        Raises:
+            InputError: it died too often in a row.
+        """
+        close(self)
+        if deaths > RESTARTS:
+            raise InputError(f"the engine died {deaths} times without a finished request: {error}; {LOG}") from error
+        print(f"engine: {error}; restarted, {then}", file=sys.stderr)
 
 
 class Worker:
     """The client's end of the engine's process."""
 
-    def __init__(self) -> None:
+    def __init__(self, devices: str | None, timeout: float) -> None:
         ours, theirs = socket.socketpair()
+        limit_waiting(ours, timeout)
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "stepneg.sampling.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=environment(),
+            env=environment(devices),
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if "STEPNEG_ENGINE_LOG" in os.environ else subprocess.DEVNULL,
             stderr=None if "STEPNEG_ENGINE_LOG" in os.environ else subprocess.DEVNULL,
@@ -143,6 +173,8 @@ class Worker:
         """Send one message."""
         try:
             self.pipe.send_bytes(json.dumps(message).encode())
+        except BlockingIOError as error:
+            raise EngineDied("it has stopped reading") from error
         except OSError as error:
             raise EngineDied("its process has ended") from error
 
@@ -152,10 +184,12 @@ class Worker:
             if not self.pipe.poll(timeout):
                 raise EngineDied(f"no sign of life for {timeout:.0f} s")
             message: dict[str, Any] = json.loads(self.pipe.recv_bytes())
+        except BlockingIOError as error:
+            raise EngineDied(f"no sign of life for {timeout:.0f} s, within a message") from error
         except (EOFError, OSError) as error:
             raise EngineDied("its process has ended") from error
         if "error" in message:
-            raise EngineDied(message["error"])
+            raise EngineFailed(message["error"])
         return message
 
     def kill(self) -> None:
@@ -166,12 +200,19 @@ class Worker:
         self.pipe.close()
 
 
-def environment() -> dict[str, str]:
-    """The environment of an engine: this process's, without what its launcher says of it."""
+def limit_waiting(end: socket.socket, timeout: float) -> None:
+    """Let reads and writes of a socket fail that wait for longer than ``timeout`` seconds, as for half a message."""
+    limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        end.setsockopt(socket.SOL_SOCKET, option, limit)
+
+
+def environment(devices: str | None) -> dict[str, str]:
+    """The environment of an engine: this process's, without what its launcher says of it, and with its own GPUs."""
     keep = {k: v for k, v in os.environ.items() if k not in LAUNCHER and not k.startswith(LAUNCHER_PREFIXES)}
     quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     own = {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TOKENIZERS_PARALLELISM": "false"}
-    return quiet | keep | own
+    return quiet | keep | own | ({} if devices is None else {"CUDA_VISIBLE_DEVICES": devices})
 
 
 WORKERS: dict[VLLMEngine, Worker] = {}
@@ -180,7 +221,7 @@ WORKERS: dict[VLLMEngine, Worker] = {}
 def worker(options: VLLMEngine) -> Worker:
     """The process of these options, started at first use."""
     if options not in WORKERS:
-        WORKERS[options] = Worker()
+        WORKERS[options] = Worker(options.devices, options.timeout)
     return WORKERS[options]
 
 
@@ -198,9 +239,11 @@ def close_all() -> None:
 
 
 def leave_device(training: "torch.device") -> None:
-    """End all engines if they take memory of the device that trains; beside a CPU's training they stay."""
-    if training.type != "cpu":
-        close_all()
+    """End the engines that take memory of the device that trains, unless it is a CPU or they have GPUs of their own."""
+    if training.type == "cpu":
+        return
+    for options in [held for held in WORKERS if held.devices is None]:
+        close(options)
 
 
 def check_policy(policy: Path) -> None:
@@ -209,8 +252,9 @@ def check_policy(policy: Path) -> None:
     Raises:
         InputError: what is missing.
     """
-    if not (policy / "config.json").is_file():
-        raise InputError(f"{policy}: no config.json, so no model; give an HF folder (stepneg fit writes RUN/last)")
+    from stepneg.policy_folder import check_folder  # imports transformers
+
+    check_folder(policy)
     if not list(policy.glob("*.safetensors")):
         raise InputError(
             f"{policy}: no *.safetensors; save the model with save_pretrained (pickled weights are refused)"

@@ -60,7 +60,7 @@ class Server:
             cleanup_dist_env_and_memory()
             gc.collect()
         cpu = current_platform.is_cpu()
-        config = AutoConfig.from_pretrained(policy)
+        config = AutoConfig.from_pretrained(policy, trust_remote_code=False)
         dtype = options["dtype"]
         if dtype == "auto" and cpu:
             dtype = "float32"
@@ -89,7 +89,9 @@ class Server:
 
     def difference(self, policy: str, dtype: torch.dtype) -> float:
         """Mean absolute difference between the engine's and transformers' log-probs of the probe."""
-        model = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, use_safetensors=True).eval()
+        model = AutoModelForCausalLM.from_pretrained(
+            policy, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        ).eval()
         generator = torch.Generator().manual_seed(0)
         probe = torch.randint(0, model.config.vocab_size, (PROBES, PROBE_LENGTH), generator=generator)
         with torch.no_grad():

@@ -21,6 +21,7 @@ from stepneg.errors import InputError
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import true_pit
+from stepneg.whole import write_whole
 
 Rule = Literal["argmin", "tolerance", "first drop", "first zero"]
 RULES: tuple[Rule, ...] = ("argmin", "tolerance", "first drop", "first zero")
@@ -176,10 +177,10 @@ def credit(
                         )
     frame = pd.DataFrame(rows)
     root.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(root / "credit.csv", index=False)
+    write_whole(root / "credit.csv", frame.to_csv(index=False))
     plot(frame).savefig(root / "credit.png", dpi=130)
     text = table(frame)
-    (root / "credit.md").write_text(text + "\n")
+    write_whole(root / "credit.md", text + "\n")
     return text
 
 

@@ -30,6 +30,7 @@ from stepneg.policy import batch_log_probs, load_model
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import with_spurious_step
+from stepneg.whole import write_whole
 
 CLEAN = -0.2  # no step of a clean solution has a lower advantage; one rollout of 8 weighs 0.125
 ROUNDING = 1e-6  # advantages are differences of shares: 0.4 - 0.7 is not quite -0.3
@@ -244,10 +245,10 @@ def spurious(
     frame["correct_with_spurious_step"] = sum(
         gain(least(t)) <= threshold + ROUNDING for t in generated.valued if t.correct
     )
-    frame.to_csv(root / "spurious.csv", index=False)
+    write_whole(root / "spurious.csv", frame.to_csv(index=False))
     plot(*scores(marked, inject == "arithmetic")).savefig(root / "spurious.png", dpi=130)
     text = table(frame)
-    (root / "spurious.md").write_text(text + "\n")
+    write_whole(root / "spurious.md", text + "\n")
     return text
 
 
@@ -329,9 +330,9 @@ def likelihood(root: Path, steps: Path, policies: dict[str, Path]) -> str:
             rows.append({"policy": name, "kind": kind, "steps": len(of), "logp": float(of.mean())})
     frame = pd.DataFrame(rows)
     root.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(root / "likelihood.csv", index=False)
+    write_whole(root / "likelihood.csv", frame.to_csv(index=False))
     text = likelihood_table(frame)
-    (root / "likelihood.md").write_text(text + "\n")
+    write_whole(root / "likelihood.md", text + "\n")
     return text
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stepneg.objectives import dpo
 from stepneg.progress import Bar
+from stepneg.whole import write_whole
 
 FEATURES = 16  # of a context, random: what the small network sees
 TABLE_STEPS = 400  # of LBFGS; laws without a finite optimum are still on their way then
@@ -188,10 +189,10 @@ def theorem(
                     bar.advance(1, len(rows))
     frame = pd.DataFrame(rows)
     root.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(root / "theorem.csv", index=False)
+    write_whole(root / "theorem.csv", frame.to_csv(index=False))
     plot(frame).savefig(root / "theorem.png", dpi=130)
     text = table(frame)
-    (root / "theorem.md").write_text(text + "\n")
+    write_whole(root / "theorem.md", text + "\n")
     return text
 
 

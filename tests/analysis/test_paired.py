@@ -1,13 +1,16 @@
 """Paired differences against the exact test by hand and the normal interval."""
 
+import json
 from math import comb, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepneg.analysis.paired import mcnemar, paired_difference
+from stepneg.analysis.paired import mcnemar, paired_difference, read_evaluated
+from stepneg.errors import InputError
 
 
 @given(gained=st.integers(0, 40), lost=st.integers(0, 40))
@@ -48,3 +51,29 @@ def test_the_order_of_the_two_turns_the_sign() -> None:
 def test_what_cannot_be_paired_is_refused(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match="two vectors of one length"):
         paired_difference(np.array(a), np.array(b))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"correct": 5}, {"correct": "true"}, {"majority_correct": None}, {"samples": []}, {"samples": 5},
+        {"samples_correct": 9}, {"samples_correct": -1}, {"samples_correct": "1"}, {"problem_id": ["a"]},
+        {"problem_id": "\ud800"}, {"samples_correct": 10**400},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_row_that_is_no_graded_problem_is_named(change: dict[str, object], tmp_path: Path) -> None:
+    good: dict[str, object] = {"problem_id": "a", "correct": True, "majority_correct": False, "samples_correct": 1}
+    good |= {"samples": ["1", None]}
+    file = tmp_path / "evaluation.jsonl"
+    file.write_text("\n".join(map(json.dumps, (good, good | change))))
+    with pytest.raises(InputError, match=r"evaluation\.jsonl, line 2: ") as caught:
+        read_evaluated(file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\n", b"[" * 100_000, b"[]\n", b'{"correct": 1' + b"0" * 5000 + b"}"])
+def test_an_evaluation_that_is_no_jsonl_is_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "evaluation.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=r"evaluation\.jsonl, line 1: "):
+        read_evaluated(tmp_path)

@@ -1,6 +1,7 @@
 """Malformed rows: one line that names the file, the line, the key and the mend."""
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -42,6 +43,9 @@ def message(source: Jsonl | GSM8K | MATH) -> str:
         ('{"question": 5, "answer": "1"}', "key 'question' holds int"),
         ('{"question": "q", "answer": null}', "key 'answer' holds NoneType"),
         ('{"question": "q", "answer": true}', "key 'answer' holds bool"),
+        ('{"question": "q", "answer": 1e999999}', "key 'answer' holds inf; write a number within range, or a text"),
+        ('{"question": "q", "answer": NaN}', "key 'answer' holds nan"),
+        ('{"' + "k" * 10_000 + '": 1}', "key 'question' is missing (there are [...]); add it"),
         ('{"question": " ", "answer": "1"}', "key 'question' is empty"),
         ('{"question": "q", "answer": ""}', "key 'answer' is empty"),
         ('{"question": "\\ud800", "answer": "1"}', "half a surrogate pair"),
@@ -54,6 +58,21 @@ def test_malformed_row_names_file_line_and_mend(tmp_path: Path, line: str | byte
     assert text.startswith(f"{path}, line 3: ")
     assert expected in text
     assert ";" in text  # what is wrong; how to mend it
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("reading", "problems.records"):
+        monkeypatch.setattr(f"stepneg.{module}.LONGEST_LINE", 1 << 20)
+    path = write(tmp_path / "rows.jsonl", json.dumps(GOOD), json.dumps(GOOD | {"question": "q" * (1 << 20)}))
+    assert message(Jsonl(path)) == f"{path}, line 2: longer than 1 MiB; write one JSON object a line"
+
+
+def test_what_never_ends_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    writer = os.open(tmp_path / "pipe.jsonl", os.O_RDWR)  # else opening it would wait for one
+    assert "not an ordinary file" in message(Jsonl(tmp_path / "pipe.jsonl"))
+    os.close(writer)
+    assert "not an ordinary file" in message(Jsonl("/dev/zero"))
 
 
 def test_missing_file_folder_and_empty_file(tmp_path: Path) -> None:

@@ -200,7 +200,8 @@ def test_samples_that_are_kept_share_their_token_ids(tmp_path):
 
 def test_a_closed_shard_without_the_prompts_is_passed_over(tmp_path):
     shard, key = filled(tmp_path)
-    assert json.loads(contents(shard).read_text()) == {"bytes": shard.stat().st_size, "prompts": [key]}
+    said = json.loads(contents(shard).read_text())
+    assert said == {"bytes": shard.stat().st_size, "prompts": [key], "crc": checksum(said)}
     assert (lacks(shard, {"other"}), lacks(shard, {"other", key}), lacks(shard, set())) == (True, False, True)
     shard.write_bytes(shard.read_bytes().replace(key.encode(), b"k" * len(key)))  # as long: only the list knows
     assert list(Sampler(tmp_path).rows({"k" * len(key)})) == []
@@ -264,3 +265,39 @@ def test_seeds_differ_between_prompts_and_stay_put():
     assert len(set(seeds)) == 3
     assert seeds == [request_seed(0, prompt_key(prompt)) for prompt in PROMPTS]
     assert request_seed(1, prompt_key(PROMPTS[0])) != seeds[0]
+
+
+def prepared(shard: Path, **changes: object) -> None:
+    """A line that somebody made: whatever it says, its checksum fits."""
+    row = {"prompt": "k", "index": 0, "token_ids": [1], "logprob": -1.0, "finish_reason": "stop"} | changes
+    with shard.open("a") as out:
+        out.write(json.dumps(row | {"crc": checksum(row)}) + "\n")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"index": 10**12}, {"index": -1}, {"index": True}, {"index": "0"}, {"index": [0]}, {"token_ids": "ab"},
+        {"token_ids": [-1]}, {"token_ids": [2**40]}, {"token_ids": [1.5]}, {"token_ids": [[1]]}, {"token_ids": {}},
+        {"logprob": "x"}, {"logprob": None}, {"finish_reason": 5}, {"finish_reason": ["stop"]}, {"prompt": ["k"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_prepared_line_that_is_no_sample_is_passed_over(tmp_path, changes):
+    prepared(tmp_path / "a.jsonl", **changes)
+    prepared(tmp_path / "a.jsonl", index=3)
+    assert [(prompt, index) for prompt, index, _ in Sampler(tmp_path).rows()] == [("k", 3)]
+    assert set(Sampler(tmp_path).read({"k"})["k"]) == {3}
+
+
+def test_what_is_no_shard_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("stepneg.reading.LONGEST_LINE", 1 << 16)
+    prepared(tmp_path / "z.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "dangling.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000 + "\n")
+    (tmp_path / "long.jsonl").write_text("1" * (1 << 20))
+    contents(tmp_path / "z.jsonl").write_text("[" * 100_000)
+    assert [(prompt, index) for prompt, index, _ in Sampler(tmp_path).rows({"k"})] == [("k", 0)]

@@ -17,7 +17,7 @@ from stepneg.errors import InputError
 from stepneg.problems.arithmetic import Arithmetic
 from stepneg.sampling import vllm_engine
 from stepneg.sampling.engine import Completion, Decoding, Request
-from stepneg.sampling.vllm_engine import VLLMEngine, check_policy, close, leave_device, worker
+from stepneg.sampling.vllm_engine import VLLMEngine, check_policy, close, environment, leave_device, worker
 from tests.conftest import BASE
 
 ENGINE = VLLMEngine(kv_cache_gib=0.25, timeout=300)
@@ -169,3 +169,15 @@ def test_engines_end_where_training_needs_their_device(monkeypatch):
     leave_device(torch.device("cuda"))
     assert ended == [1]
     assert not vllm_engine.WORKERS
+    own = VLLMEngine(devices="7")
+    vllm_engine.WORKERS[own] = process
+    leave_device(torch.device("cuda"))
+    assert list(vllm_engine.WORKERS) == [own]
+
+
+def test_an_engine_sees_the_devices_that_are_its_own(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,7")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert environment(None)["CUDA_VISIBLE_DEVICES"] == "0,1,7"
+    assert environment("7")["CUDA_VISIBLE_DEVICES"] == "7"
+    assert "LOCAL_RANK" not in environment("7")

