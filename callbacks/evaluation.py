@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepneg.errors import InputError
 from stepneg.escaping import markdown
-from stepneg.evaluation import Evaluation, evaluate
+from stepneg.evaluation import Evaluation, evaluate, settings_of
 from stepneg.grading import Form
 from stepneg.policy import Policy
 from stepneg.policy_folder import load_tokenizer
@@ -103,11 +103,15 @@ class VLLMEvaluation(L.Callback):
         """Sample and grade the policy of a folder; write what was found."""
         problems = source.load()
         data = trainer.datamodule  # type: ignore[attr-defined]
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, data.template)
         result = self.evaluate(folder, tokenizer, problems, data.template)
         leave_device(trainer.strategy.root_device)
         name = "test" if stage == "test" else f"validation-step{trainer.global_step}"
-        result.write(Path(trainer.default_root_dir) / "evaluation" / f"{name}.json")
+        kind = type(source).__name__.lower()
+        settings = settings_of(
+            folder, kind, problems, self.form, None, data.template, self.k, self.sampled, self.seed
+        )  # fmt: skip
+        result.write(Path(trainer.default_root_dir) / "evaluation" / f"{name}.json", {"settings": settings})
         self.table(trainer, stage, problems, result)
         return {key: value for key, value in result.metrics.items() if key != "problems"}
 

@@ -11,12 +11,14 @@ from transformers import PreTrainedModel
 from stepneg.errors import InputError
 from stepneg.links import remove
 from stepneg.policy import Policy
-from stepneg.policy_folder import load_tokenizer, write_record
+from stepneg.policy_folder import load_tokenizer, stop_ids, write_record
 from stepneg.sharding import in_parts, whole_weights
 
 
 def export(model: PreTrainedModel, tokenizer_folder: Path, out: Path, template: str) -> None:
     """Write model (safetensors, its own dtype), tokenizer and prompt template to ``out``, whole or not at all.
+
+    Its sampling stops where a response ends under that template.
 
     Every rank must call it; rank zero writes.
     """
@@ -37,9 +39,13 @@ def write(
     """
     settle(out)
     partial = out.with_name(f".{out.name}.partial")
+    tokenizer = load_tokenizer(tokenizer_folder, template)
+    stops = stop_ids(tokenizer_folder)
+    if model.generation_config is not None and tokenizer.eos_token_id not in stops:  # a base model's learns to chat
+        model.generation_config.eos_token_id = [*stops, tokenizer.eos_token_id]
     try:
         model.save_pretrained(partial, state_dict=weights)
-        load_tokenizer(tokenizer_folder).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
         write_record(partial, template)
     except (OSError, SafetensorError) as error:  # the latter tells of a full disk
         remove(partial)

@@ -43,7 +43,7 @@ class FirstHop(L.Callback):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not self.rows:
-            self.encode(load_tokenizer(Path(data.policy)), data.template)
+            self.encode(load_tokenizer(Path(data.policy), data.template), data.template)
         hop, rest, likeliest = self.measure(pl_module, data.pad_id)
         found = {
             "accuracy": likeliest.mean(),

@@ -42,6 +42,7 @@ PAGES = {
     "grading": "Final answers: extract, compare, count",
     "credit": "Steps, values, the first pit, pairs and weights",
     "data": "DataModules and batches",
+    "formats": "The field's formats, in and out",
     "callbacks": "Callbacks of fits and tests",
     "analysis": "Tables and plots",
     "studies": "The paper's experiments that are no chain of fits",

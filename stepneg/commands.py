@@ -263,6 +263,55 @@ def draw_verb(argv: list[str]) -> None:
 DRAW_EXAMPLE = "stepneg draw values --part 3/8 --config configs/gsm8k/step_dpo.yaml"
 
 
+def export_verb(argv: list[str]) -> None:
+    """What a run has sampled, trained on or scored, in a format of the field.
+
+    stepneg export samples|pairs|evaluation SOURCE OUTPUT [options]; stepneg export samples --help explains one.
+    """
+    what, *rest = argv or [""]
+    if what in ("-h", "--help"):
+        print(inspect.getdoc(export_verb))
+        return
+    if what not in EXPORTS:
+        raise InputError(f"export: {what!r} is none of {', '.join(EXPORTS)}; write for example: {EXPORT_EXAMPLE}")
+    module, name = EXPORTS[what]
+    function = getattr(import_module(module), name)
+    print(call(function, rest, f"export {what}", list(inspect.signature(function).parameters)[:2]))
+
+
+EXPORTS = {
+    "samples": ("stepneg.formats.export", "export_samples"),
+    "pairs": ("stepneg.formats.export", "export_pairs"),
+    "evaluation": ("stepneg.formats.harness", "export_evaluation"),
+}
+EXPORT_EXAMPLE = "stepneg export pairs runs/arithmetic/step_dpo pairs.parquet"
+
+
+def import_verb(argv: list[str]) -> None:
+    """Solutions that were sampled elsewhere, into the store of a fit, which then draws only what is missing.
+
+    stepneg import FILE [--split train] [options of stepneg fit]
+
+    FILE is JSONL, Parquet, a folder of datasets or hub:owner/name. A row is a solution: response (text) or response_ids
+    (token ids of the fit's policy), and problem_id, question or prompt; optional are logprob and finish_reason.
+    """
+    source, *rest = argv or [""]
+    if source in ("-h", "--help"):
+        print(inspect.getdoc(import_verb))
+        return
+    if source.startswith("-") or not source:
+        raise InputError(f"import: names no file; write for example: {IMPORT_EXAMPLE}")
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--split", default="train")
+    config, options = own.parse_known_args(rest)
+    from stepneg.formats.solutions import import_solutions  # imports of seconds
+
+    print(import_solutions(source, options, config.split))
+
+
+IMPORT_EXAMPLE = "stepneg import solutions.jsonl --config configs/arithmetic/rft.yaml"
+
+
 def study_verb(module: str, name: str, argv: list[str]) -> None:
     """Run a study's command: the function ``name`` of the module, which returns its table."""
     print(call(getattr(import_module(module), name), argv, name, []))
@@ -377,6 +426,8 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "sweep": sweep_verb,
     "estimate": estimate_verb,
     "draw": draw_verb,
+    "export": export_verb,
+    "import": import_verb,
     "report": report_verb,
     "evaluate": evaluate_verb,
     "grade": grade_verb,
@@ -426,6 +477,8 @@ SUMMARIES = {
         "draw": "a share of what a fit or test samples, into the store",
         "evaluate": "greedy accuracy, pass@k and maj@k of a policy",
         "grade": "grade the responses of a JSONL file",
+        "export": "samples, pairs or an evaluation, in a format of the field",
+        "import": "solutions sampled elsewhere, into the store of a fit",
         "doctor": "what this machine has of what stepneg needs, and how to mend what it lacks",
     },
     "Studies": {

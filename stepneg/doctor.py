@@ -331,6 +331,7 @@ def engine(policy: Path, problems: int = 4) -> Check:
             log_probs = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
             same += log_probs.argmax(-1).tolist() == list(ours.token_ids)
             expected = log_probs.gather(-1, ids[0, len(prompt) :, None]).sum()
+            assert ours.logprob is not None  # an engine knows it
             apart += abs(ours.logprob - float(expected))
             tokens += len(ours.token_ids)
     tolerance = 2e-3 if on_cpu else 0.1  # as of the engine's own check, in float32 and in bfloat16

@@ -80,7 +80,7 @@ def training(given: jsonargparse.Namespace, what: Draw, part: str) -> str:
     data: Any = given.data
     problems = share_of(data.load_problems(), part)
     sampled = data.rollouts.solutions if what == "solutions" else data.rollouts.valued
-    facts = sampled(data.policy, problems, load_tokenizer(data.policy), data.template).facts
+    facts = sampled(data.policy, problems, load_tokenizer(data.policy, data.template), data.template).facts
     counts = ", ".join(f"{count:.0f} {name.replace('_', ' ')}" for name, count in facts.items())
     return f"{what} {part}: {len(problems)} problems; {counts}"
 
@@ -91,7 +91,7 @@ def evaluation(given: jsonargparse.Namespace, what: Draw, part: str) -> str:
     assert callback is not None
     source = callback.sources["test"]
     assert source is not None
-    problems, tokenizer = share_of(source.load(), part), load_tokenizer(policy)
+    problems, tokenizer = share_of(source.load(), part), load_tokenizer(policy, given.data.template)
     prompts = [encode_prompt(tokenizer, given.data.template, p.question) for p in problems]
     store = SampleStore(callback.store)
     draw_solutions(callback.engine, store, policy, prompts, callback.k, callback.sampled, callback.seed)

@@ -368,7 +368,7 @@ class Calibration:
             data.rollouts = replace(rollouts, engine=meter, store=store)
         first, bytes_before = len(meter.draws) if meter else 0, size_of(store)
         with Other() as other:
-            built = data.build(problems, load_tokenizer(data.policy))
+            built = data.build(problems, load_tokenizer(data.policy, data.template))
         file = self.home / "data" / key / "examples.jsonl"
         write_built(built, file, problems)
         tokens = float(built.facts.get("sampled_tokens", 0))
@@ -401,8 +401,8 @@ class Calibration:
         first = len(meter.draws)
         with Other() as other:
             result = evaluate(
-                meter, store, stand_in, load_tokenizer(stand_in), problems, template, callback.form, callback.k,
-                callback.sampled, callback.seed,
+                meter, store, stand_in, load_tokenizer(stand_in, template), problems, template, callback.form,
+                callback.k, callback.sampled, callback.seed,
             )  # fmt: skip
             result.write(self.home / "evaluation" / key / "test.json")
         written = size_of(self.home / "evaluation" / key)
@@ -449,7 +449,7 @@ class Calibration:
             other = copy(data)
             other.policy = self.trained.policy
             few = spread(data.validation.load(), self.problems)
-            examples = other.teacher_examples(few, load_tokenizer(other.policy))
+            examples = other.teacher_examples(few, load_tokenizer(other.policy, other.template))
             tokens = trained_tokens(examples) / max(len(few), 1) * self.count(data.validation)
             self.passes[id(data)] = FORWARD * tokens / self.trained.tokens_per_second
         return self.passes[id(data)]

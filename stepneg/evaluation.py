@@ -18,7 +18,7 @@ from stepneg.grading.batch import grade_all
 from stepneg.grading.estimators import wilson
 from stepneg.grading.metrics import Accuracy, MajAtK, PassAtK
 from stepneg.grading.verifier import equal_answers
-from stepneg.policy_folder import exported_template, load_tokenizer
+from stepneg.policy_folder import check_stops, exported_template, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import Arithmetic
 from stepneg.problems.gsm8k import GSM8K
@@ -108,6 +108,7 @@ def evaluate(
         ``no_answer``, ``unparsable`` and ``truncated`` of the greedy solutions; greedy accuracy by the problems'
         facts (level, subject, steps).
     """
+    check_stops(policy, tokenizer)
     prompts = [encode_prompt(tokenizer, template, p.question) for p in problems]
     first, many = draw_solutions(engine, store, policy, prompts, k, sampled, seed)
     # One process has all problems; the others of a distributed fit are not here to be gathered.
@@ -134,8 +135,8 @@ def evaluate(
         maj_at_k.update(index, verdicts, problem.answer)
         rows.append(
             Evaluated(
-                problem.id, texts[index][0], problem.answer, verdict.correct, verdict.extracted, verdict.rule,
-                completion.finish_reason == "length", sum(v.correct for v in verdicts),
+                problem.id, texts[index][0], problem.answer, verdict.correct, verdict.extracted,
+                verdict.rule, completion.finish_reason == "length", sum(v.correct for v in verdicts),
                 tuple(v.extracted for v in verdicts), bool(maj_at_k.values[-1]), dict(problem.meta),
                 problem.question,
             )
@@ -201,6 +202,26 @@ TEST_PROBLEMS: dict[str, tuple[ProblemSource, Form, int]] = {
 }
 
 
+def settings_of(
+    policy: Path,
+    name: str,
+    problems: Sequence[Problem],
+    form: Form,
+    marks: Sequence[Mark] | None,
+    template: str,
+    k: int,
+    sampled: Decoding,
+    seed: int,
+) -> dict[str, Any]:
+    """What an evaluation is of, to be kept beside its results."""
+    return {
+        "policy": str(policy), "policy_fingerprint": fingerprint_policy(policy), "problems": name,
+        "problems_fingerprint": fingerprint(problems), "form": form, "marks": marks, "template": template, "k": k,
+        "temperature": sampled.temperature, "top_p": sampled.top_p, "max_tokens": sampled.max_tokens, "seed": seed,
+        "stepneg": __version__,
+    }  # fmt: skip
+
+
 def evaluate_policy(
     policy: Path,
     problems: ProblemSource | str,
@@ -227,7 +248,8 @@ def evaluate_policy(
             stepneg.problems.jsonl.Jsonl with --problems.path FILE.
         form: how answers are read and compared (gsm8k, math, number, text); by default what the named problems have.
         marks: where the final answer is looked for; by default the mark that the method trains: #### or \\boxed.
-        template: the prompt; {question} is replaced. By default that of the fit which exported the policy.
+        template: the prompt; {question} is replaced; chat (or chat:SYSTEM MESSAGE) for the tokenizer's own chat
+            template. By default that of the fit which exported the policy.
         limit: only the first problems.
         k: samples a problem for pass@k and maj@k.
         temperature: of the samples.
@@ -261,14 +283,10 @@ def evaluate_policy(
     if limit is not None and limit < 1:
         raise InputError(f"limit: is {limit}; give at least 1, or leave it out for all problems")
     chosen = source.load()[:limit]
-    tokenizer = load_tokenizer(policy)
     template = template or exported_template(policy) or "{question}\n"
+    tokenizer = load_tokenizer(policy, template)
     decoding = Decoding(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    settings = {
-        "policy": str(policy), "policy_fingerprint": fingerprint_policy(policy), "problems": name,
-        "problems_fingerprint": fingerprint(chosen), "form": form, "marks": marks, "template": template, "k": k,
-        "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed, "stepneg": __version__,
-    }  # fmt: skip
+    settings = settings_of(policy, name, chosen, form, marks, template, k, decoding, seed)
     mark = fingerprint({key: value for key, value in settings.items() if key != "policy"})
     home = (
         output or Path("runs/evaluations") / f"{policy.resolve().parent.name}-{policy.resolve().name}-{name}-{mark[:8]}"

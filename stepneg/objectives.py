@@ -15,6 +15,17 @@ from typing import ClassVar, Literal, Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
+__all__ = [
+    "DPO",
+    "CrossEntropy",
+    "Objective",
+    "WeightedLikelihood",
+    "cross_entropy",
+    "dpo",
+    "token_log_probs",
+    "weighted_log_likelihood",
+]
+
 IGNORED = -100
 Kind = Literal["solutions", "pairs", "weighted"]
 Shared = Callable[[Tensor], Tensor]  # from the count of this rank to the mean count of a rank

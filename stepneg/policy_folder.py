@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from stepneg.chat_template import end_of_turn, is_chat
 from stepneg.errors import InputError
 from stepneg.reading import json_object
 from stepneg.sampling.store import RECORD, fingerprint_policy
@@ -75,11 +76,15 @@ def load_config(policy: Path) -> PreTrainedConfig:
     return loaded(AutoConfig.from_pretrained, policy, "a model's configuration")
 
 
-def load_tokenizer(policy: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a policy folder.
+def load_tokenizer(policy: Path, template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a policy folder; its eos_token is what ends a response.
+
+    Args:
+        policy: HF folder.
+        template: the prompt's; under ``chat`` a response ends as the tokenizer's chat template ends a turn.
 
     Raises:
-        InputError: it has none, or one without an end-of-sequence token.
+        InputError: it has none, or one without an end-of-sequence token or without the chat template asked for.
     """
     if not policy.is_dir():
         raise InputError(f"{policy}: no such policy folder; give an HF folder, for example RUN/last of an earlier fit")
@@ -88,7 +93,32 @@ def load_tokenizer(policy: Path) -> PreTrainedTokenizerBase:
     tokenizer = loaded(AutoTokenizer.from_pretrained, policy, "a tokenizer")
     if tokenizer.eos_token_id is None:
         raise InputError(f"{policy}: its tokenizer has no eos_token; set one in tokenizer_config.json")
+    if template is not None and is_chat(template):
+        tokenizer.eos_token = end_of_turn(tokenizer, template) or tokenizer.eos_token
     return tokenizer
+
+
+def stop_ids(policy: Path) -> list[int]:
+    """The token ids at which the sampling of a policy stops: of its generation config, else of its config."""
+    try:
+        found = GenerationConfig.from_pretrained(policy).eos_token_id
+    except OSError:
+        found = None
+    found = load_config(policy).eos_token_id if found is None else found
+    return [] if found is None else list(found) if isinstance(found, list) else [found]
+
+
+def check_stops(policy: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a policy whose samples would run on behind the end of a response.
+
+    Raises:
+        InputError: sampling does not stop at the tokenizer's eos_token.
+    """
+    if tokenizer.eos_token_id not in stop_ids(policy):
+        raise InputError(
+            f"{policy}: a response ends in {tokenizer.eos_token!r}, at which its sampling does not stop; add"
+            f" {tokenizer.eos_token_id} to eos_token_id in generation_config.json"
+        )
 
 
 def context_length(policy: Path) -> int:

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, cast
 
 import jsonargparse
 import lightning as L
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from stepneg.callbacks.evaluation import VLLMEvaluation
+from stepneg.errors import InputError
 from stepneg.options import parse
 from stepneg.pipeline import draw_options
 from stepneg.training import StepnegCLI, cli
@@ -29,6 +32,26 @@ class Resolver(StepnegCLI):
 def resolver(argv: Sequence[str]) -> Resolver:
     """The parser of fits and tests, made with the first command line that it is to parse."""
     return cast(Resolver, cli(draw_options(argv), Resolver, run=False))
+
+
+OF_THE_VERB = ("ckpt_path", "weights_only")  # options of a fit on which no data depends
+
+
+def resolve_run(run: Path) -> jsonargparse.Namespace:
+    """The options of a fit that has run, instantiated, from its directory.
+
+    Raises:
+        InputError: it is no run directory, or its configuration is of another version.
+    """
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{run}: holds no config.yaml that can be read, so it is no run; name one of fit") from error
+    with NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump({key: value for key, value in config.items() if key not in OF_THE_VERB}, file)
+        file.flush()
+        argv = ["", f"--config={file.name}"]
+        return resolver(argv).resolve(argv)
 
 
 class Checker(StepnegCLI):

@@ -78,8 +78,8 @@ class Search:
         return found if self.pit < len(self.ends) else [*found, (rollouts, 0)]
 
 
-def common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading tokens two responses share."""
+def common(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many leading tokens (or characters) two responses share."""
     shared = 0
     for a, b in zip(first, second, strict=False):
         if a != b:

@@ -1,6 +1,8 @@
-"""Preference pairs for DPO: of the first pit, of a shared prefix, of outcomes, of edit distance."""
+"""Preference pairs for DPO: of the first pit, of a shared prefix, of outcomes, of edit distance; and anybody's."""
 
+import sys
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -20,8 +22,10 @@ from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Generated, Rollouts
 from stepneg.data.rows import Example, Row, decode, teacher_row
 from stepneg.errors import InputError
+from stepneg.formats.preferences import Preference, as_rows, read_preference
 from stepneg.pipeline import Draw
 from stepneg.problems import Problem
+from stepneg.problems.records import read_records
 
 PairKind = Literal["first_pit", "shared_prefix", "outcome", "edit_distance"]
 BY_STEP: tuple[PairKind, ...] = ("first_pit", "shared_prefix")
@@ -112,3 +116,66 @@ def as_example(pair: Pair) -> Example:
         Row(pair.prompt_ids, pair.chosen_ids, pair.shared),
         Row(pair.prompt_ids, pair.rejected_ids, pair.shared),
     )
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What a file of preferences asks, as problems; their answers are not known.
+
+    Args:
+        path: JSONL, Parquet, a folder of datasets, or hub:owner/name.
+        split: of a folder or a dataset on the hub.
+    """
+
+    path: str
+    split: str = "train"
+
+    def rows(self) -> list[Preference]:
+        """The rows, in their order."""
+        return [read_preference(record) for record in read_records(self.path, self.split, None)]
+
+    def load(self) -> list[Problem]:
+        """A problem a row; the id is its number."""
+        return [Problem(str(number), row.question, "") for number, row in enumerate(self.rows())]
+
+
+class GivenPairs(Prepared):
+    """Pairs from elsewhere, in TRL's preference format (:mod:`stepneg.formats.preferences`); nothing is sampled.
+
+    Args:
+        path: JSONL, Parquet, a folder of datasets, or hub:owner/name.
+        split: of a folder or a dataset on the hub.
+        cut: rejected texts are beginnings that end behind a wrong step, so no EOS closes them. Token ids say for
+            themselves whether they end in EOS.
+    """
+
+    def __init__(self, path: str, split: str = "train", cut: bool = False, **kwargs: Any) -> None:
+        super().__init__(problems=Preferences(path, split), **kwargs)
+        self.preferences, self.cut = Preferences(path, split), cut
+
+    def settings(self) -> Any:
+        """All that the rows say, and how it is encoded."""
+        return self.cut, [dict(row.record.values) for row in self.preferences.rows()]
+
+    def build(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> Built:
+        """Encode the pairs; then the reference log-probabilities."""
+        wanted, examples, changed = {p.id for p in problems}, [], 0
+        names = []
+        for number, row in enumerate(self.preferences.rows()):
+            if str(number) in wanted:
+                example, other = as_rows(row, tokenizer, self.template, self.cut)
+                examples.append(example)
+                names.append(row.record.where)
+                changed += other
+        if changed:
+            print(f"warning: {changed} pairs whose token ids decode to another text than theirs", file=sys.stderr)
+        examples = self.with_reference(self.fitting(names, examples))
+        return Built(
+            examples,
+            {
+                "problems": len({e[0].prompt_ids for e in examples}),
+                "examples": len(examples),
+                "sampled_tokens": 0,
+                "retokenised": changed,
+            },
+        )

@@ -173,7 +173,8 @@ class Prepared(L.LightningDataModule):
         policy: HF folder; its tokenizer is used, and it is the policy that is sampled and the reference.
         problems: training problems, by class_path.
         validation: held-out problems for validation loss.
-        template: the prompt; ``{question}`` is replaced. The same text trains, samples and evaluates.
+        template: the prompt; ``{question}`` is replaced. ``chat`` is the tokenizer's own chat template, ``chat:...``
+            the same with a system message. The same text trains, samples and evaluates.
         batch_size: examples a step and device (a pair is one example).
         seed: of the order of examples and of what ``build`` draws.
         skip_long: leave out what exceeds the model's context, instead of stopping.
@@ -244,7 +245,7 @@ class Prepared(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Make the examples unless their file is there."""
         assert self.trainer is not None
-        tokenizer = load_tokenizer(self.policy)
+        tokenizer = load_tokenizer(self.policy, self.template)
         problems = self.load_problems()
         file = self.file(problems)
         if file.exists():
@@ -259,7 +260,7 @@ class Prepared(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the examples back, and encode the held-out problems."""
-        tokenizer = load_tokenizer(self.policy)
+        tokenizer = load_tokenizer(self.policy, self.template)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         if stage == "fit":
             self.built = read_built(self.file(self.load_problems()))

@@ -23,6 +23,7 @@ from stepneg.errors import InputError
 from stepneg.fingerprint import PLACE
 from stepneg.grading import Form
 from stepneg.grading.batch import grade_all
+from stepneg.policy_folder import check_stops
 from stepneg.problems import Problem
 from stepneg.sampling.engine import Decoding
 from stepneg.sampling.sampler import Draws
@@ -111,6 +112,7 @@ class Rollouts:
         self, policy: Path, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, template: str
     ) -> Generated:
         """Sample and grade solutions of the problems."""
+        check_stops(policy, tokenizer)
         asked: dict[Ids, list[Problem]] = {}
         for problem in problems:
             asked.setdefault(encode_prompt(tokenizer, template, problem.question), []).append(problem)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
+from stepneg.chat_template import frame
 from stepneg.errors import InputError
 from stepneg.problems import Problem
 
@@ -76,20 +77,26 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, template: str, question: s
     Control tokens, such as where a text or a turn ends, come of the template and of the tokenizer's own rule alone; in
     the question ``</s>`` is four characters.
 
+    Args:
+        tokenizer: the policy's.
+        template: a text with ``{question}``, or ``chat`` (:mod:`stepneg.chat_template`).
+        question: the problem's.
+
     Raises:
-        InputError: the tokenizer cannot read the question without one.
+        InputError: the tokenizer cannot read the question without one, or the template has no place for it.
     """
     control = control_ids(tokenizer)
-    parts, sample = template.split("{question}"), template.replace("{question}", "x")
+    around_it, question, own_rule = frame(tokenizer, template, question)
+    parts, sample = around_it.split("{question}"), around_it.replace("{question}", "x")
     text = question.join(parts)
-    ids = tokenizer(text)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=own_rule)["input_ids"]
     if control.isdisjoint(ids):
         return tuple(ids)
-    around = tokenizer(sample)["input_ids"]
+    around = tokenizer(sample, add_special_tokens=own_rule)["input_ids"]
     own = [i for i in around if i in control]
     if [i for i in ids if i in control] == own:
         return tuple(ids)
-    ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=own_rule, split_special_tokens=True)["input_ids"]
     if [i for i in ids if i in control] == own:
         return tuple(ids)
     # The template writes control tokens itself: piece by piece, within what the tokenizer puts around any text.

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from stepneg.errors import InputError
+from stepneg.formats.harness import responses
 from stepneg.grading.compare import LONGEST_ANSWER
 from stepneg.grading.estimators import wilson
 from stepneg.grading.extract import last_boxed
 from stepneg.grading.number import as_number
 from stepneg.grading.symbolic import POOL
 from stepneg.grading.verifier import EVERY, Form, Mark, Verdict, find_answer, grade
-from stepneg.problems.records import Record, jsonl_records
+from stepneg.problems.records import Record, any_records
 from stepneg.progress import Bar
 
 CHUNK = 16  # responses that a thread takes at once
@@ -97,13 +98,16 @@ def grade_file(
     marks: list[Mark] | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Grade the responses of any model: a JSON object a line, with ``response`` and ``answer``.
+    """Grade the responses of any model: rows of JSONL or Parquet with ``response`` and ``answer``.
+
+    The samples of lm-evaluation-harness (samples_TASK_*.jsonl of --log_samples) are read as they are.
 
     Each row is written again with ``extracted``, ``correct``, ``rule``, ``why`` and ``mark``. ``output`` appears when
     all rows are graded. Rows are checked before the first is graded, so that a bad one costs nothing.
 
     Args:
-        file: JSONL; ``response`` is the model's text, ``answer`` the reference answer or a reference solution.
+        file: JSONL, Parquet or a folder of datasets; ``response`` is the model's text, ``answer`` the reference answer
+            or a reference solution.
         dataset: how answers are read and compared: gsm8k, math (formulas), number or text (the same characters).
         output: where the graded rows go.
         marks: where the final answer is looked for, in this order: hashes (####), boxed, stated ("the answer is"),
@@ -118,12 +122,12 @@ def grade_file(
         InputError: a row is malformed, or a file cannot be read or written.
     """
     total = 0
-    for record in jsonl_records(file):
+    for record in responses(any_records(file)):
         read_row(record, dataset)
         total += 1
     if not total:
         raise InputError(f"{file}: holds no rows; give a file with one JSON object a line")
-    if output.exists() and output.samefile(file):
+    if output.exists() and file.exists() and output.samefile(file):
         raise InputError(f"{output}: is the file that is read; name another output")
     marks = list(EVERY[dataset]) if marks is None else marks
     rules: Counter[str] = Counter()
@@ -133,8 +137,8 @@ def grade_file(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8") as out, Bar("grade", total, "rows") as bar:
-            verdicts = grade_all((read_row(r, dataset) for r in jsonl_records(file)), dataset, marks, workers)
-            for done, (record, verdict) in enumerate(zip(jsonl_records(file), verdicts, strict=True), 1):
+            verdicts = grade_all((read_row(r, dataset) for r in responses(any_records(file))), dataset, marks, workers)
+            for done, (record, verdict) in enumerate(zip(responses(any_records(file)), verdicts, strict=True), 1):
                 row = {**record.values, "extracted": verdict.extracted, "correct": verdict.correct}
                 row |= {"rule": verdict.rule, "why": verdict.why, "mark": verdict.mark}
                 out.write(json.dumps(row) + "\n")

@@ -1,4 +1,4 @@
-"""Problems from any JSONL file."""
+"""Problems from any JSONL file, and from Parquet or datasets in its place."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ class Jsonl:
     """A JSONL file: one object a line, with a question and its bare reference answer (text or a number).
 
     Args:
-        path: the file, in UTF-8.
+        path: the file, in UTF-8; or a Parquet file, a folder of datasets (its split "train"), or hub:owner/name.
         question_key: key of the question.
         answer_key: key of the reference answer.
         solution_key: key of the worked solution; fine-tuning needs one, sampling and evaluation do not.

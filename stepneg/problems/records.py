@@ -1,14 +1,19 @@
-"""Rows of a JSONL file or of a dataset on the Hugging Face hub, each with the place that an error message names."""
+"""Rows of JSONL, Parquet and datasets, on disk or on the Hugging Face hub, each with the place that an error names.
+
+Nothing of a file is run: Parquet and Arrow are read by pyarrow, and hub datasets that bring a script are refused by
+``datasets`` itself.
+"""
 
 import codecs
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 from stepneg.errors import InputError
 from stepneg.reading import LONGEST_LINE, byte_lines
@@ -22,7 +27,7 @@ class Record:
     """One row and where it stands.
 
     Attributes:
-        where: file and 1-based line, or hub dataset and 0-based row.
+        where: file and 1-based line of JSONL; file, or dataset on the hub, and 0-based row of a table.
         values: the row's fields.
     """
 
@@ -60,21 +65,102 @@ class Record:
             return str(value)
         return self.text(key)
 
+    def token_ids(self, key: str, size: int) -> tuple[int, ...]:
+        """The token ids under ``key``, of a vocabulary of ``size``.
+
+        Raises:
+            InputError: it holds no list of such ids, or an empty one.
+        """
+        found = self.values.get(key)
+        if not isinstance(found, list) or not found or not all(type(i) is int and 0 <= i < size for i in found):
+            raise InputError(
+                f"{self.where}: key {key!r} holds no list of token ids below {size}; give the policy's own ids"
+            )
+        return tuple(found)
+
 
 def read_records(source: str | Path, split: str, limit: int | None) -> list[Record]:
-    """The first ``limit`` rows of a JSONL file, or of ``hub:owner/name[:config]`` and its ``split``.
+    """The first ``limit`` rows of what :func:`any_records` reads.
 
     Raises:
         InputError: the source cannot be read, holds no row, or a row is malformed.
     """
     if limit is not None and limit < 1:
         raise InputError(f"{source}: limit is {limit}; give at least 1, or leave it out for all rows")
-    on_hub = str(source).startswith(HUB)
-    rows = hub_records(str(source), split) if on_hub else jsonl_records(Path(source))
-    records = list(islice(rows, limit))
+    records = list(islice(any_records(source, split), limit))
     if not records:
         raise InputError(f"{source}: holds no rows; give a file with one JSON object a line")
     return records
+
+
+def any_records(source: str | Path, split: str = "train") -> Iterator[Record]:
+    """The rows of a JSONL file, a Parquet file, a folder of datasets or ``hub:owner/name[:config]``, one at a time.
+
+    Args:
+        source: the file, folder or name.
+        split: of a folder or a dataset on the hub.
+
+    Raises:
+        InputError: it cannot be read, or a row is malformed.
+    """
+    if str(source).startswith(HUB):
+        return hub_records(str(source), split)
+    path = Path(source)
+    if path.is_dir():
+        return folder_records(path, split)
+    return table_records(path) if path.suffix in TABLES else jsonl_records(path)
+
+
+def folder_records(folder: Path, split: str) -> Iterator[Record]:
+    """The rows of a folder as ``datasets`` writes or loads them: data files, or what ``save_to_disk`` left.
+
+    Files of the split have it in their path as a word (``train-00000-of-00002.parquet``); where no file names a split,
+    all are of it.
+    """
+    files = sorted(f for f in folder.rglob("*") if f.suffix in (*TABLES, ".jsonl") and not f.name.startswith("."))
+    words = {file: set(re.split(r"[^a-z]+", str(file.relative_to(folder)).lower())) for file in files}
+    chosen = [file for file in files if split in words[file]]
+    if not chosen and not any({"train", "test", "validation"} & found for found in words.values()):
+        chosen = files
+    if not chosen:
+        raise InputError(f"{folder}: a directory without .parquet, .arrow or .jsonl file of split {split}; give a file")
+    for file in chosen:
+        yield from table_records(file) if file.suffix in TABLES else jsonl_records(file)
+
+
+def table_records(path: Path) -> Iterator[Record]:
+    """The rows of a Parquet file, or of an Arrow file of ``datasets``."""
+    import pyarrow as pa  # most runs read JSONL
+
+    number = 0
+    try:
+        for batch in TABLES[path.suffix](path):
+            for values in batch.to_pylist():
+                yield Record(f"{path}, row {number}", values)
+                number += 1
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).strip().partition("\n")[0]
+        kind = path.suffix.removeprefix(".").capitalize()
+        raise InputError(f"{path}, behind row {number}: not readable as {kind}: {reason}; write it again") from error
+
+
+def parquet_batches(path: Path) -> Iterator[Any]:
+    """Record batches of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(1024)
+
+
+def arrow_batches(path: Path) -> Iterator[Any]:
+    """Record batches of an Arrow stream, as ``datasets`` saves."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        yield from stream
+
+
+TABLES: dict[str, Callable[[Path], Iterator[Any]]] = {".parquet": parquet_batches, ".arrow": arrow_batches}
 
 
 def jsonl_records(path: Path) -> Iterator[Record]:

@@ -42,12 +42,13 @@ class Completion:
 
     Attributes:
         token_ids: what was sampled, EOS included where it ended so.
-        logprob: summed log-probability of the tokens under the policy, in nats.
+        logprob: summed log-probability of the tokens under the policy, in nats; None where it is not known, of samples
+            that were drawn elsewhere.
         finish_reason: ``stop`` at EOS, ``length`` where it was cut.
     """
 
     token_ids: Ids
-    logprob: float
+    logprob: float | None
     finish_reason: str
 
 

@@ -145,7 +145,7 @@ def is_sample(row: dict[str, Any]) -> bool:
         and set(map(type, ids)) <= {int}
         and (not ids or (min(ids) >= 0 and max(ids) < LARGEST_ID))
         and isinstance(row["prompt"], str)
-        and type(row["logprob"]) in (int, float)
+        and (row["logprob"] is None or type(row["logprob"]) in (int, float))
         and isinstance(row["finish_reason"], str)
     )
 

@@ -11,15 +11,18 @@ import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 import vllm
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.inputs import TokensPrompt
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
+
+from stepneg.policy_folder import stop_ids
 
 PROBES, PROBE_LENGTH = 4, 24
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # mean |difference|, nats a token
@@ -82,7 +85,7 @@ class Server:
             seed=0,
             **memory,
         )
-        self.stop_ids = stop_ids(policy, config)
+        self.stop_ids = stop_ids(Path(policy))
 
     def difference(self, policy: str, dtype: torch.dtype) -> float:
         """Mean absolute difference between the engine's and transformers' log-probs of the probe."""
@@ -149,16 +152,6 @@ def sampling_params(n: int, seed: int, decoding: dict[str, Any], stop_ids: list[
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-
-
-def stop_ids(policy: str, config: Any) -> list[int]:
-    """The token ids that end a response."""
-    try:
-        found = GenerationConfig.from_pretrained(policy).eos_token_id
-    except OSError:
-        found = None
-    found = config.eos_token_id if found is None else found
-    return found if isinstance(found, list) else [found]
 
 
 def send(pipe: Connection, message: dict[str, Any]) -> None:

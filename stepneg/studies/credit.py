@@ -102,7 +102,7 @@ def roll_out(
     rollouts: Rollouts, policy: Path, traces: Sequence[Trace], problems: Sequence[Problem], template: str
 ) -> tuple[list[Outcomes], int]:
     """Outcomes of every prefix of the traces under a policy, and the tokens of the rollouts behind the first step."""
-    tokenizer = load_tokenizer(policy)
+    tokenizer = load_tokenizer(policy, template)
     named = {p.id: p for p in problems}
     again = replace(rollouts, samples=rollouts.rollouts)
     generated = again.solutions(
@@ -157,7 +157,7 @@ def credit(
         )
     loaded = problems.load()
     first = next(iter(policies.values()))
-    tokenizer = load_tokenizer(first)
+    tokenizer = load_tokenizer(first, template)
     generated = rollouts.solutions(first, loaded, tokenizer, template)
     traces = choose(generated, per_problem, tokenizer.eos_token_id, rollouts.seed)
     if not traces:

@@ -202,7 +202,7 @@ def spurious(
         The table of the detector, in Markdown.
     """
     loaded = problems.load()
-    tokenizer = load_tokenizer(policy)
+    tokenizer = load_tokenizer(policy, template)
     if not rollouts.positives:
         raise InputError("rollouts.positives is 0: correct solutions are not valued; set it to 4 or more")
     generated = rollouts.valued(policy, loaded, tokenizer, template)

@@ -4,12 +4,14 @@ import json
 import os
 from pathlib import Path
 
+import datasets
 import pytest
 
 from stepneg.errors import InputError
 from stepneg.problems.gsm8k import GSM8K
 from stepneg.problems.jsonl import Jsonl
 from stepneg.problems.math import MATH
+from stepneg.problems.records import any_records
 
 GOOD = {"question": "How many?", "answer": "72"}
 
@@ -141,3 +143,29 @@ def test_hub_names_go_to_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert message(GSM8K("train", source)).startswith(f"{source}, split train: cannot be loaded")
     assert "cannot be loaded" in message(GSM8K("test", "hub:owner/other"))
     assert "write hub:owner/name[:config]" in message(GSM8K("test", "hub:"))
+
+
+def test_parquet_and_folders_of_datasets_hold_problems_too(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(5)]
+    table = datasets.Dataset.from_list(rows)
+    table.to_parquet(tmp_path / "rows.parquet")
+    table.to_json(tmp_path / "rows.jsonl")
+    table.save_to_disk(tmp_path / "saved", num_shards=2)
+    datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    table.select(range(3)).to_parquet(tmp_path / "hub" / "data" / "train-00000-of-00002.parquet")
+    table.select(range(3, 5)).to_parquet(tmp_path / "hub" / "data" / "train-00001-of-00002.parquet")
+    table.select([0]).to_parquet(tmp_path / "hub" / "data" / "test-00000-of-00001.parquet")
+    for name in ("rows.parquet", "rows.jsonl", "saved", "splits", "hub"):
+        found = Jsonl(tmp_path / name).load()
+        assert [{"question": p.question, "answer": p.answer} for p in found] == rows
+    assert len(list(any_records(tmp_path / "splits", "test"))) == 1
+
+
+def test_a_bad_row_of_a_table_is_named(tmp_path: Path) -> None:
+    datasets.Dataset.from_list([{"question": "a", "answer": "1"}, {"question": None, "answer": "2"}]).to_parquet(
+        tmp_path / "rows.parquet"
+    )
+    assert "rows.parquet, row 1: key 'question' holds NoneType" in message(Jsonl(tmp_path / "rows.parquet"))
+    (tmp_path / "torn.arrow").write_bytes((tmp_path / "rows.parquet").read_bytes()[:100])
+    assert "torn.arrow, behind row 0: not readable as Arrow" in message(Jsonl(tmp_path / "torn.arrow"))
