@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,6 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from stepneg.errors import InputError
 from stepneg.whole import whole
-
-# What zipfile and torch make of damaged files; a strange method of compression is a kind of RuntimeError.
-DAMAGED = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, KeyError, zlib.error)
 
 
 class CheckedCheckpoints(TorchCheckpointIO):
@@ -53,19 +49,21 @@ class CheckedCheckpoints(TorchCheckpointIO):
         Raises:
             InputError: it is damaged, or holds something else.
         """
-        try:
-            with zipfile.ZipFile(path) as archive:
-                if (record := archive.testzip()) is not None:
-                    raise zipfile.BadZipFile(f"the checksum of {record} differs")
-            loaded: dict[str, Any] = torch.load(path, map_location, weights_only=True)
-            return loaded
-        except pickle.UnpicklingError as error:
-            raise InputError(
-                f"{path}: holds more than tensors and plain values, so loading it could execute code; give a checkpoint"
-                " that stepneg fit has written"
-            ) from error
-        except DAMAGED as error:
-            raise InputError(
-                f"{path}: is damaged ({error}); delete it, and the fit begins anew with the data and samples that are"
-                " there, or restore it from a copy"
-            ) from error
+        with open(path, "rb") as file:
+            try:
+                with zipfile.ZipFile(file) as archive:
+                    if (record := archive.testzip()) is not None:
+                        raise zipfile.BadZipFile(f"the checksum of {record} differs")
+                file.seek(0)
+                loaded: dict[str, Any] = torch.load(file, map_location, weights_only=True)
+                return loaded
+            except pickle.UnpicklingError as error:
+                raise InputError(
+                    f"{path}: holds more than tensors and plain values, so loading it could execute code; give a"
+                    " checkpoint that stepneg fit has written"
+                ) from error
+            except Exception as error:  # damage makes zipfile and torch raise about anything
+                raise InputError(
+                    f"{path}: is damaged ({error}); delete it, and the fit begins anew with the data and samples that"
+                    " are there, or restore it from a copy"
+                ) from error

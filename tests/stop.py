@@ -29,3 +29,29 @@ class SignalAtBatch(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.seen = state_dict["seen"]
+
+
+class Spoil(L.Callback):
+    """Makes a number of the seventh batch's loss or gradient, or of the weights behind the last batch, infinite.
+
+    Args:
+        what: loss, gradient or weights.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what, self.seen = what, 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        self.seen += 1
+        if self.what == "loss" and self.seen == 7:
+            next(pl_module.parameters()).data.fill_(float("nan"))
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.what == "gradient" and self.seen == 7:
+            gradient = next(pl_module.parameters()).grad
+            assert gradient is not None
+            gradient.view(-1)[0] = float("inf")
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        if self.what == "weights" and self.seen == 10:
+            next(pl_module.parameters()).data.view(-1)[0] = float("inf")
