@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, TypeVar, get_args
@@ -53,6 +53,8 @@ class Stage:
     sizes: list[int] | None = None
 
     def __post_init__(self) -> None:
+        if null := [f.name for f in fields(self) if getattr(self, f.name) is None and f.name != "sizes"]:
+            raise InputError(f"stages: {null[0]} of {self.name} is null; give it a value, or leave it out")
         if not NAME.fullmatch(self.name):
             raise InputError(
                 f"stages: the name {shorten(repr(self.name), 80)} is no directory below ROOT; write letters, digits and"
