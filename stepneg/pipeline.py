@@ -153,7 +153,7 @@ def texts_in(value: str) -> list[str]:
     """An option's text, or all texts in it where it is a JSON object or list."""
     try:
         left = [json.loads(value)]
-    except ValueError:
+    except (ValueError, RecursionError):
         left = [value]
     found: list[str] = []
     while left:
@@ -171,7 +171,7 @@ def is_done(record: Path, mark: str, output: Path) -> bool:
         return False
     try:
         return bool(json.loads(record.read_bytes())["fingerprint"] == mark)
-    except (ValueError, KeyError, TypeError):  # damaged: it tells of nothing that is done
+    except (ValueError, KeyError, TypeError, RecursionError):  # damaged: it tells of nothing that is done
         return False
 
 
