@@ -7,7 +7,7 @@ LOCKED := install --quiet --no-deps --require-hashes
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup lock licences demo seeds test test-slow test-slurm fuzz bench-grading bench-training lint base clean
+.PHONY: setup lock licences demo seeds test test-slow test-slurm fuzz bench-grading bench-hostile bench-training lint base clean
 
 setup: .venv/ready
 
@@ -66,15 +66,20 @@ test-slow: setup
 test-slurm: setup
 	$(BIN)/pytest -m slurm
 
-# The grader's properties on 20,000 examples each: about half an hour.
+# The grader's properties, escaping and control tokens on 20,000 examples each: about half an hour.
 fuzz: setup
-	$(BIN)/pytest tests/grading/test_grade_properties.py tests/grading/test_bounds.py --hypothesis-profile=fuzz
+	$(BIN)/pytest tests/grading/test_grade_properties.py tests/grading/test_bounds.py tests/test_escaping.py \
+		tests/data/test_control_tokens.py --hypothesis-profile=fuzz
 
 # The training tables of docs/fast.md, beside TRL: about half an hour on 2 idle cores.
 bench-training: setup
 	$(BIN)/pip install --quiet --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks.pair_training
 	$(BIN)/python -m benchmarks.solution_training
+
+# The table of hostile input in docs/reliability.md: minutes.
+bench-hostile: setup
+	$(BIN)/python -m benchmarks.hostile
 
 # The tables of docs/grading.md: about ten minutes.
 bench-grading: setup

@@ -15,6 +15,7 @@ import pandas as pd
 from benchmarks import (
     estimates,
     growth,
+    hostile,
     memory,
     pair_training,
     sampling,
@@ -48,6 +49,7 @@ TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
 BENCHMARKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "estimates": estimates.table,
     "growth": growth.table,
+    "hostile": hostile.table,
     "memory": memory.table,
     "pair_training": lambda result: pair_training.table(result["rows"]),
     "sampling": sampling.table,

@@ -41,14 +41,15 @@ def pipeline_verb(argv: list[str]) -> None:
     )
     parser.add_argument("--order", type=list[str], default=[], help="methods in the order that the report checks")
     parser.add_argument("--part", type=str, default="1/1", help="with --only of a draw: which share of the problems")
-    config = parse(parser, argv)
+    config = parsed(parser, argv)
     repeat = cells(config.root, config.seeds, None, config.as_dict()["constants"])
     if (said := told(config, repeat)) is not None:
         print(said)
         return
     check_stages(config, repeat[0], argv)
+    stages = stages_of(config)
     with chain_record("pipeline", argv, config):
-        pipeline(run, folder_of(config), stages_of(config), repeat, config.only, config.part)
+        pipeline(run, folder_of(config), stages, repeat, config.only, config.part)
         if config.only is None:
             write_tables(config)
 
@@ -129,6 +130,21 @@ def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentPar
     return parser
 
 
+def parsed(parser: jsonargparse.ArgumentParser, argv: list[str]) -> jsonargparse.Namespace:
+    """The options of a chain; those with a default are there.
+
+    Raises:
+        InputError: one of them is null, which jsonargparse lets pass.
+    """
+    config = parse(parser, argv)
+    for name in ("seeds", "sizes", "stages", "args", "overlays", "constants", "order"):
+        if name in config and config[name] is None and parser.get_default(name) is not None:
+            raise InputError(f"{name}: is null; give it a value, or leave it out")
+        if name in ("seeds", "sizes") and config.get(name) == []:
+            raise InputError(f"{name}: is empty, so nothing would run; give at least one, or leave it out")
+    return config
+
+
 def folder_of(config: jsonargparse.Namespace) -> Path:
     """The folder of the chain's first file, where the stages' configuration files are."""
     return Path(str(config.config[0])).parent
@@ -201,15 +217,16 @@ def sweep_verb(argv: list[str]) -> None:
     parser.add_argument(
         "--baseline", type=str, default="sft", help="the method whose curve the others are held against"
     )
-    config = parse(parser, argv)
+    config = parsed(parser, argv)
     every = cells(config.root, config.seeds, config.sizes, config.as_dict()["constants"])
     chosen = part_of(every, config.part) if config.only is None else every
     if (said := told(config, chosen)) is not None:
         print(said)
         return
     check_stages(config, every[0], argv)
+    stages = stages_of(config)
     with chain_record("sweep", argv, config):
-        pipeline(run, folder_of(config), stages_of(config), chosen, config.only, config.part)
+        pipeline(run, folder_of(config), stages, chosen, config.only, config.part)
     if config.only is not None:
         return
     if len(chosen) == len(every):
@@ -232,7 +249,7 @@ def estimate_verb(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=32, help="the most that the calibration trains")
     for name in ("order", "baseline"):
         parser.add_argument(f"--{name}", type=Any, default=None, help="what the chain's file says to the report")
-    config = parse(parser, argv)
+    config = parsed(parser, argv)
     from stepneg.estimate import estimate  # imports of seconds, which --help shall not wait for
 
     repeat = cells(config.root, config.seeds, config.sizes, config.as_dict()["constants"])

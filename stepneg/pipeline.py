@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, TypeVar, get_args
@@ -53,6 +53,8 @@ class Stage:
     sizes: list[int] | None = None
 
     def __post_init__(self) -> None:
+        if null := [f.name for f in fields(self) if getattr(self, f.name) is None and f.name != "sizes"]:
+            raise InputError(f"stages: {null[0]} of {self.name} is null; give it a value, or leave it out")
         if not NAME.fullmatch(self.name):
             raise InputError(
                 f"stages: the name {shorten(repr(self.name), 80)} is no directory below ROOT; write letters, digits and"
@@ -151,7 +153,7 @@ def texts_in(value: str) -> list[str]:
     """An option's text, or all texts in it where it is a JSON object or list."""
     try:
         left = [json.loads(value)]
-    except ValueError:
+    except (ValueError, RecursionError):
         left = [value]
     found: list[str] = []
     while left:
@@ -169,7 +171,7 @@ def is_done(record: Path, mark: str, output: Path) -> bool:
         return False
     try:
         return bool(json.loads(record.read_bytes())["fingerprint"] == mark)
-    except (ValueError, KeyError, TypeError):  # damaged: it tells of nothing that is done
+    except (ValueError, KeyError, TypeError, RecursionError):  # damaged: it tells of nothing that is done
         return False
 
 

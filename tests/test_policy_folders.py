@@ -132,3 +132,11 @@ def test_a_broken_tokenizer_is_one_line(content: str, folder: Path) -> None:
 def test_a_broken_template_is_one_line(content: str, folder: Path) -> None:
     (folder / "stepneg.json").write_text(content)
     assert "delete the file or give --template" in refused(exported_template, folder)
+
+
+def test_what_libraries_raise_by_any_name_is_one_line(folder: Path) -> None:
+    change(folder / "config.json", pad_token_id=10**6)
+    assert "AssertionError: Padding_idx must be within num_embeddings" in refused(load_model, folder)
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"Ġ":', '"ĠĠĠĠ":', 1))
+    assert "cannot be loaded as a tokenizer: Exception: Token" in refused(load_tokenizer, folder)

@@ -145,6 +145,13 @@ def test_every_attempt_is_kept_also_one_that_fails(copy: Path, tmp_path: Path, c
     assert all(a["ended"] for a in told)
 
 
+def test_a_file_that_is_no_record_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "attempts").mkdir()
+    for number, text in enumerate(("[" * 100_000, "[]", "{}", '{"verb": "fit"}', "\0", "")):
+        (tmp_path / "attempts" / f"{number}.json").write_text(text)
+    assert attempts(tmp_path) == []
+
+
 def test_a_killed_attempt_is_kept(tmp_path: Path) -> None:
     code = (
         "import os; from pathlib import Path; from stepneg.record import recorded, start; home = Path('run')\n"

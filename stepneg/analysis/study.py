@@ -135,10 +135,14 @@ def over_seeds(root: Path, verb: str) -> pd.DataFrame | None:
     files = sorted(root.glob(f"seed-*/*/{verb}.csv"))
     if not files:
         return None
-    frame = pd.concat(
-        pd.read_csv(file).assign(stage=file.parent.name, seed=file.parent.parent.name.removeprefix("seed-"))
-        for file in files
-    )
+    frames = []
+    for file in files:
+        try:
+            rows = pd.read_csv(file)
+        except (OSError, ValueError) as error:  # pandas' own errors are of the latter kind
+            raise InputError(f"{file}: no table ({error}); run `stepneg {verb}` again") from error
+        frames.append(rows.assign(stage=file.parent.name, seed=file.parent.parent.name.removeprefix("seed-")))
+    frame = pd.concat(frames)
     write_whole(root / f"{verb}.csv", frame.to_csv(index=False))
     return frame
 

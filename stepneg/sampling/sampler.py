@@ -44,8 +44,10 @@ class Draws:
     def look_up(self, prompts: Collection[Ids]) -> None:
         """Read what the store has of prompts: of many at once, since that takes one pass over the store."""
         new = {prompt_key(prompt) for prompt in prompts} - set(self.found)
-        if new:
-            self.found |= {key: {} for key in new} | self.sampler.read(new)
+        if new and (found := self.sampler.read(new)):
+            check_vocabulary(self.policy, self.sampler.folder, found)
+            self.found |= found
+        self.found |= {key: {} for key in new if key not in self.found}
 
     def finished(self, wanted: Mapping[Ids, int], title: str = "samples") -> Iterator[tuple[Ids, list[Completion]]]:
         """As many samples of each prompt as ``wanted`` says, prompt by prompt, while the engine draws on.
@@ -134,6 +136,22 @@ def contiguous(found: dict[int, Completion]) -> int:
     while have in found:
         have += 1
     return have
+
+
+def check_vocabulary(policy: Path, folder: Path, found: Mapping[str, Mapping[int, Completion]]) -> None:
+    """Refuse stored samples that the policy cannot have drawn: training on one would end in the middle.
+
+    Raises:
+        InputError: a token is beyond its vocabulary.
+    """
+    from stepneg.policy_folder import load_config  # imports transformers
+
+    largest = max(max(c.token_ids, default=0) for of in found.values() for c in of.values())
+    if largest >= (size := int(load_config(policy).get_text_config().vocab_size)):
+        raise InputError(
+            f"{folder}: a stored sample has token {largest}, the policy {policy} has {size}; somebody else wrote it:"
+            " remove its shard"
+        )
 
 
 def check_prompts(policy: Path, requests: Sequence[Request]) -> None:

@@ -61,7 +61,12 @@ def check_export(folder: Path, found: str) -> None:
     """
     try:
         said = json.loads((folder / RECORD).read_bytes()).get("fingerprint")
-    except (OSError, ValueError, AttributeError):  # of another origin; a damaged template is another's to tell
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ):  # of another origin; a damaged template is another's to tell
         return
     if said not in (None, found):
         raise InputError(

@@ -30,6 +30,7 @@ from stepneg.policy import batch_log_probs, load_model
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import with_spurious_step
+from stepneg.problems.records import Record, jsonl_records
 from stepneg.whole import write_whole
 
 CLEAN = -0.2  # no step of a clean solution has a lower advantage; one rollout of 8 weighs 0.125
@@ -321,7 +322,7 @@ def likelihood(root: Path, steps: Path, policies: dict[str, Path]) -> str:
     Returns:
         The table, in Markdown.
     """
-    items = [json.loads(line) for line in steps.read_text().splitlines()]
+    items = [marked(record) for record in jsonl_records(steps)]
     rows = []
     for name, policy in policies.items():
         logps = step_log_probs(policy, items)
@@ -334,6 +335,19 @@ def likelihood(root: Path, steps: Path, policies: dict[str, Path]) -> str:
     text = likelihood_table(frame)
     write_whole(root / "likelihood.md", text + "\n")
     return text
+
+
+def marked(record: Record) -> dict[str, Any]:
+    """A row of steps.jsonl.
+
+    Raises:
+        InputError: it is none.
+    """
+    row = dict(record.values)
+    ids = [row.get(name) for name in ("context", "step")]
+    if not all(isinstance(some, list) and some and set(map(type, some)) == {int} and min(some) >= 0 for some in ids):
+        raise InputError(f"{record.where}: context or step is no list of token ids; run `stepneg spurious` again")
+    return row | {"kind": record.text("kind")}
 
 
 @torch.no_grad()

@@ -234,3 +234,11 @@ def test_the_rows_of_a_studys_command_are_gathered_over_seeds(tmp_path: Path) ->
         assert list(frame) == ["policy", "exact", "stage", "seed"]
         assert pd.read_csv(tmp_path / "credit.csv")["seed"].tolist() == [0, 0, 11, 11]
     assert over_seeds(tmp_path, "likelihood") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\xff", b'a,b\n"x\n'])
+def test_a_table_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "seed-0" / "credit").mkdir(parents=True)
+    (tmp_path / "seed-0" / "credit" / "credit.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"credit/credit\.csv: no table .*; run `stepneg credit` again"):
+        over_seeds(tmp_path, "credit")

@@ -301,3 +301,13 @@ def test_what_is_no_shard_is_passed_over(tmp_path, monkeypatch):
     (tmp_path / "long.jsonl").write_text("1" * (1 << 20))
     contents(tmp_path / "z.jsonl").write_text("[" * 100_000)
     assert [(prompt, index) for prompt, index, _ in Sampler(tmp_path).rows({"k"})] == [("k", 0)]
+
+
+def test_a_stored_token_beyond_the_vocabulary_is_named(tmp_path, tiny):
+    draw(tmp_path, tiny, 2)
+    sampler = SampleStore(tmp_path).sampler(tiny, DECODING, 0)
+    prepared(sampler.folder / "made.jsonl", prompt=prompt_key(PROMPTS[0]), index=2, token_ids=[5, 10**6])
+    with pytest.raises(InputError) as caught:
+        draw(tmp_path, tiny, 3)
+    assert f"{sampler.folder}: a stored sample has token 1000000, the policy {tiny} has " in str(caught.value)
+    assert "remove its shard" in str(caught.value)

@@ -96,7 +96,9 @@ class Cluster:
         back = datetime.fromisoformat(self.facts(job)["SubmitTime"]).timestamp()
         if self.facts(job)["JobState"] == "PENDING" and time.time() > back + 3:
             command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
-            subprocess.run(command, env=self.environment, check=False, capture_output=True)  # it may have started by now
+            subprocess.run(
+                command, env=self.environment, check=False, capture_output=True
+            )  # it may have started by now
 
     def wait(self, jobs: list[str], seconds: float) -> None:
         """Until no job is waiting or running; a requeued one need not wait until its credential has expired."""

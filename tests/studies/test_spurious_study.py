@@ -18,6 +18,7 @@ from stepneg.credit.pairs import Trace
 from stepneg.credit.steps import math_ends, split_steps
 from stepneg.data.rollouts import Generated, Rollouts
 from stepneg.data.rows import decode, encode_prompt, encode_response
+from stepneg.errors import InputError
 from stepneg.grading import grade
 from stepneg.initialise import init
 from stepneg.problems.arithmetic import Arithmetic
@@ -456,3 +457,19 @@ def test_likelihood_compares_policies_on_the_same_steps(tmp_path: Path, tiny: Pa
         assert row["logp"] == pytest.approx(sum(of) / len(of), rel=1e-4)
     assert text == likelihood_table(frame)
     assert (tmp_path / "run" / "likelihood.md").read_text() == text + "\n"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {}, {"kind": "x", "context": [1], "step": "ab"}, {"kind": "x", "context": [], "step": [1]},
+        {"kind": 5, "context": [1], "step": [1]}, {"kind": "x", "context": [-1], "step": [1]},
+        {"kind": "x", "context": [1.5], "step": [1]}, {"kind": "x", "context": [True], "step": [1]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_row_that_marks_no_step_is_named(row: dict[str, object], tmp_path: Path) -> None:
+    good = {"kind": "x", "context": [1], "step": [2]}
+    (tmp_path / "steps.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(row)}\n")
+    with pytest.raises(InputError, match=r"steps\.jsonl, line 2: "):
+        likelihood(tmp_path, tmp_path / "steps.jsonl", {})

@@ -1,0 +1,88 @@
+"""Checkpoints that a fit goes on from hold tensors and plain values, or are refused: any other pickle can run code.
+
+One file is read by torch with ``weights_only``. FSDP2's folders have an index beside the parts, which torch unpickles
+without looking: it is read here first, by a reader that knows no other classes. DeepSpeed's folders hold objects of its
+own, which it unpickles by itself: they are to be trusted.
+"""
+
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
+
+from stepneg.errors import InputError
+
+INDEX = ".metadata"
+FORCE = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+# What an index of torch.distributed.checkpoint is made of.
+KNOWN = {
+    "pathlib": ("PosixPath",),
+    "collections": ("OrderedDict",),
+    "torch": ("Size", "float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool", "strided"),
+    "torch.serialization": ("_get_layout",),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch.distributed.checkpoint.metadata": (
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    ),
+}  # fmt: skip
+
+
+class IndexReader(pickle.Unpickler):
+    """Reads an index and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A class of ``KNOWN``."""
+        if name not in KNOWN.get(module, ()):
+            raise pickle.UnpicklingError(f"Unsupported global {module}.{name}")
+        return super().find_class(module, name)
+
+
+def check_index(checkpoint: Path) -> None:
+    """Refuse a folder of parts whose index would have more made than an index.
+
+    Raises:
+        InputError: it does, or is damaged.
+    """
+    if not (checkpoint / INDEX).is_file():
+        return
+    try:
+        with (checkpoint / INDEX).open("rb") as file:
+            IndexReader(file).load()
+    except Exception as error:  # a damaged one can raise anything
+        raise refusal(checkpoint / INDEX, error) from error
+
+
+def plain_values_only(strategy: Strategy) -> None:
+    """From now on torch loads tensors and plain values alone, whoever asks; except for DeepSpeed."""
+    for name in FORCE:
+        os.environ.pop(name, None)
+    if not isinstance(strategy, DeepSpeedStrategy):
+        os.environ[FORCE[0]] = "1"
+
+
+@contextmanager
+def refused_in_a_line() -> Iterator[None]:
+    """What torch refuses to load within it is an error of the input.
+
+    Raises:
+        InputError: a checkpoint holds more than tensors and plain values.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise refusal("the checkpoint that was to be resumed", error) from error
+
+
+def refusal(what: object, error: Exception) -> InputError:
+    """The line for a checkpoint that is not loaded."""
+    said = next((line.strip() for line in str(error).splitlines() if "nsupported" in line), None)
+    mend = "delete it to begin anew"
+    if said is None:
+        return InputError(f"{what}: is damaged or no checkpoint ({type(error).__name__}); {mend}")
+    said = said.rstrip(".")
+    return InputError(f"{what}: to load it could run code, for it holds more than tensors and values: {said}; {mend}")

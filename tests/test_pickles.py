@@ -1,0 +1,99 @@
+"""Checkpoints that would run code when they are loaded are refused; those of a run are read back."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.distributed import checkpoint as parts
+
+from stepneg.errors import InputError
+from stepneg.pickles import check_index, plain_values_only, refused_in_a_line
+from tests.test_cli import SMALL, fails
+
+
+class Runs:
+    """A pickle of it would run a command when it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch ran",)
+
+
+def evil_builtin() -> Any:
+    class Prints:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return exec, ("open('ran', 'w')",)
+
+    return Prints()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint in parts, as FSDP2 writes it."""
+    model = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(3)).sum().backward()
+    optimizer.step()
+    state = {"state_dict": model.state_dict(), "optimizer_0": optimizer.state_dict(), "more": {"step": 1}}
+    parts.save(state, checkpoint_id=tmp_path / "last.ckpt", no_dist=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "last.ckpt"
+
+
+def test_the_index_of_a_run_is_read(folder: Path) -> None:
+    check_index(folder)
+    check_index(folder / "nothing")
+
+
+@pytest.mark.parametrize("make", [Runs, evil_builtin, lambda: {"a": [Runs()]}, lambda: os.getcwd, lambda: torch.load])
+def test_an_index_that_would_run_code_is_refused(make: Callable[[], Any], folder: Path) -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (folder / ".metadata").write_bytes(pickle.dumps(make(), protocol))
+        with pytest.raises(InputError) as caught:
+            check_index(folder)
+        assert str(caught.value).startswith(f"{folder}/.metadata: to load it could run code, for it holds more than")
+        assert not Path("ran").exists()
+
+
+def test_a_damaged_index_is_refused(folder: Path) -> None:
+    whole = (folder / ".metadata").read_bytes()
+    for cut in range(0, len(whole), 7):
+        (folder / ".metadata").write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="is damaged or no checkpoint"):
+            check_index(folder)
+
+
+def test_torch_loads_plain_values_only_whoever_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.save({"a": torch.ones(2), "b": Runs()}, "evil.pt")
+    torch.save({"a": torch.ones(2), "b": [1, "x", None]}, "plain.pt")
+    plain_values_only(SingleDeviceStrategy())
+    with refused_in_a_line():
+        assert torch.load("plain.pt", weights_only=False)["b"] == [1, "x", None]
+    with pytest.raises(InputError, match="nsupported"), refused_in_a_line():
+        torch.load("evil.pt", weights_only=False)
+    assert not Path("ran").exists()
+
+
+def test_a_fit_does_not_go_on_from_a_pickle(tmp_path: Path, tiny: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Neither from a file nor from a folder that lies where its own checkpoints would."""
+    place = tmp_path / "run" / "checkpoints"
+    place.mkdir(parents=True)
+    argv = [f"--data.policy={tiny}", f"--model.path={tiny}", f"--trainer.default_root_dir={tmp_path}/run"]
+    argv += ["--trainer.limit_val_batches=0", "--ckpt_path=last", "--data.problems.size=8"]
+    torch.save({"state_dict": {}, "epoch": Runs(), "pytorch-lightning_version": "2.6.0"}, place / "last.ckpt")
+    error = fails(capsys, "fit", SMALL, *argv)
+    assert "holds more than tensors and" in error
+    assert "could" in error
+    assert "code" in error
+    (place / "last.ckpt").unlink()
+    (place / "last.ckpt").mkdir()
+    (place / "last.ckpt" / ".metadata").write_bytes(pickle.dumps(Runs()))
+    assert f"{place}/last.ckpt/.metadata: to load it could run code" in fails(capsys, "fit", SMALL, *argv)
+    assert not Path("ran").exists()
