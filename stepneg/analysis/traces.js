@@ -282,7 +282,8 @@ function row(index) {
   const head = el("div", { class: "head" }, verdict(solution), el("bdi", { class: "id" }, shown(problems[solution.problem].id)), tags(solution, place));
   const options = { role: "option", id: `row-${index}`, class: "row", "aria-selected": String(index === current) };
   const item = el("div", { ...options, "aria-posinset": index + 1, "aria-setsize": found.length }, head);
-  item.append(el("bdi", { class: valued(solution) ? "snippet" : "snippet long" }, shown(snippet(solution))), strip(solution));
+  const line = (text) => el("bdi", { class: "snippet" }, shown(text));
+  item.append(line(snippet(solution)), valued(solution) ? strip(solution) : line(problems[solution.problem].question.slice(0, 140)));
   item.style.top = `${index * ROW}px`;
   item.dataset.index = index;
   return item;
@@ -318,7 +319,6 @@ const STRIP = 24; // steps in a row's strip
 /** A cell a step, with the sign of its advantage and colour; the pit is framed. */
 function strip(solution) {
   const cells = el("div", { class: "strip", "aria-hidden": "true" });
-  if (!valued(solution)) return cells;
   solution.steps.slice(0, STRIP).forEach((_, i) => {
     const gain = advantage(solution, i + 1);
     cells.append(coloured(el("i", { class: i + 1 === solution.pit ? "pit" : "" }, SIGNS[signOf(gain)]), gain));
