@@ -321,7 +321,7 @@ class Training:
         folders = [self.run / "last", self.run / "evaluation" / "policy", Path(self.settings.policy or "-")]
         for folder in folders:
             try:
-                return load_tokenizer(folder)
+                return load_tokenizer(folder, self.settings.template)
             except Exception:  # InputError, and whatever transformers and tokenizers raise for damaged files
                 continue
         return None
