@@ -7,9 +7,11 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
 
@@ -17,7 +19,7 @@ from stepneg.errors import InputError
 from stepneg.objectives import IGNORED, Objective, token_log_probs
 from stepneg.policy_folder import check_folder, loaded
 from stepneg.sampling.store import fingerprint_policy
-from stepneg.sharding import divide, zero3
+from stepneg.sharding import divide, gradient_norm, zero3
 from stepneg.tree_attention import attention_plan
 
 LOGITS = 2**24  # 64 MiB in float32
@@ -233,6 +235,29 @@ class Policy(L.LightningModule):
         loss = self.loss(batch, "train")
         self.check_finite("loss", [loss.detach()])
         return loss
+
+    def is_logged(self, steps: int) -> bool:
+        """Whether the optimiser step is logged with which ``steps`` of them are done."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(self.trainer.loggers) and every > 0 and steps % every == 0
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the step's learning rate and the norm of its gradient, as it is before clipping."""
+        if self.is_logged(self.trainer.global_step + 1):
+            self.log("train/learning_rate", float(optimizer.param_groups[0]["lr"]))
+            if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
+                self.log_gradient_norm(gradient_norm(self))
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """DeepSpeed knows the norm once it has made the step."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DeepSpeedStrategy) and self.is_logged(self.trainer.global_step):
+            self.log_gradient_norm(strategy.deepspeed_engine.get_global_grad_norm())
+
+    def log_gradient_norm(self, norm: Tensor | float | None) -> None:
+        """Log it where it is known."""
+        if norm is not None:
+            self.log("train/gradient_norm", norm)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Held-out teacher solutions: negative log-likelihood a token."""
