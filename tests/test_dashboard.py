@@ -2,12 +2,14 @@
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from stepneg.callbacks.dashboard import layout
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -102,7 +104,7 @@ def test_gradient_norm_and_learning_rate_are_those_of_a_direct_computation(tmp_p
     run = tmp_path / "run"
     few = ["--data.batch_size=20", "--trainer.max_epochs=2", "--trainer.limit_val_batches=0"]
     main(["fit", config, *few, f"--trainer.default_root_dir={run}"])
-    (file,) = (f for f in (run / "data").glob("*.jsonl") if ".traces" not in f.name)
+    (file,) = (f for f in (run / "data").glob("*.jsonl") if "." not in f.stem)
     model = load_model(tiny)
     batch = collate(read_built(file).examples, 0)
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -120,41 +122,30 @@ def test_gradient_norm_and_learning_rate_are_those_of_a_direct_computation(tmp_p
     assert values(run, "train/learning_rate") == pytest.approx(rates)
 
 
-def test_only_logged_steps_have_their_gradient_measured(tmp_path, config):
+def test_only_logged_steps_have_their_gradient_measured(tmp_path, config, whole):
+    """And the computed share tells padding from packing."""
     run = tmp_path / "run"
-    main(["fit", config, f"--trainer.default_root_dir={run}", "--trainer.log_every_n_steps=4"])
+    main(["fit", config, f"--trainer.default_root_dir={run}", "--trainer.log_every_n_steps=4", "--data.packed=false"])
     for tag in ("train/loss", "train/gradient_norm", "train/learning_rate", "throughput/computed_share"):
         assert [step for step, _ in curve(run, tag)] == [3, 7, 11]
+    assert all(1.0 <= value < 2.0 for value in values(run, "throughput/computed_share"))
+    assert all(0.2 < value < 0.95 for value in values(whole, "throughput/computed_share"))
 
 
-@pytest.mark.parametrize(("packed", "share"), [("true", (0.2, 0.95)), ("false", (1.0, 2.0))])
-def test_the_computed_share_tells_packing_from_padding(tmp_path, config, packed, share):
-    run = tmp_path / "run"
-    few = [f"--data.packed={packed}", "--data.by_problem=true", "--trainer.max_epochs=1"]
-    main(["fit", config, *few, f"--trainer.default_root_dir={run}"])
-    assert all(share[0] <= value < share[1] for value in values(run, "throughput/computed_share"))
-
-
-def test_charts_put_runs_side_by_side(whole, tmp_path, config):
-    evaluation = {"class_path": "tests.given.FailingEvaluation", "init_args": {"k": 3}}
-    evaluation["init_args"]["engine"] = {"class_path": "stepneg.sampling.vllm_engine.VLLMEngine"}
-    more = [f"--trainer.callbacks={json.dumps([evaluation])}", "--trainer.max_epochs=1"]
-    main(["fit", config, f"--trainer.default_root_dir={tmp_path}", *more])
-    (event,) = events(tmp_path).Tensors("custom_scalars__config__")
-    layout = Layout.FromString(event.tensor_proto.string_val[0])
-    charts = {chart.title: chart for category in layout.category for chart in category.chart}
-    (series,) = charts["pass@3"].margin.series
-    assert (series.value, series.lower, series.upper) == (
-        "validation/pass@3", "validation/pass@3_low", "validation/pass@3_high"
-    )  # fmt: skip
-    tags = set(events(whole).Tags()["scalars"])
-    lines = [tag for chart in charts.values() for tag in chart.multiline.tag]
-    assert set(lines) <= tags
-    assert ["train/chosen_logp", "train/rejected_logp"] == list(charts["log-probability, chosen and rejected"].multiline.tag)
-    assert tags - set(lines) == {  # and nothing of the training is without a chart but these
+def test_charts_put_runs_side_by_side(whole):
+    (event,) = events(whole).Tensors("custom_scalars__config__")
+    found = Layout.FromString(event.tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for category in found.category for chart in category.chart}
+    assert charts["log-probability, chosen and rejected"] == ["train/chosen_logp", "train/rejected_logp"]
+    tags, lines = set(events(whole).Tags()["scalars"]), {tag for shown in charts.values() for tag in shown}
+    assert lines <= tags
+    assert tags - lines == {  # and nothing of the training is without a chart but these
         "epoch", "train/preference_loss", "train/chosen_nll", "throughput/computed_share", "throughput/trained_tokens",
         "throughput/share_training", "throughput/share_sampling", "throughput/share_grading",
     }  # fmt: skip
+    kind, series = layout("pairs", 3)["evaluation (95 %)"]["pass@3"]
+    assert (kind, series) == ("Margin", ["validation/pass@3", "validation/pass@3_low", "validation/pass@3_high"])
+    assert "mean weight" in layout("weighted", None)["weights"]
 
 
 def hparams_tab(folder: Path) -> list[tuple[dict[str, object], dict[str, float], list[str]]]:
@@ -246,17 +237,12 @@ def test_what_is_behind_a_checkpoint_is_on_disk_before_it(tmp_path, config):
     assert json.loads((tmp_path / "seen.json").read_text()) == [0, 1, 2, 3, 4]
 
 
-def test_a_fit_that_begins_anew_puts_old_events_aside(tmp_path, config):
-    few = ["--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}"]
-    main(["fit", config, *few])
-    main(["fit", config, *few, "--model.optimizer.init_args.lr=0.5"])
-    assert [step for step, _ in curve(tmp_path, "train/loss")] == [0, 1, 2, 3, 4]
-    ((settings, _, _),) = hparams_tab(tmp_path)
+def test_a_fit_that_begins_anew_puts_old_events_aside(tmp_path, config, whole):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    new = ["--trainer.max_epochs=1", "--model.optimizer.init_args.lr=0.5"]
+    main(["fit", config, *new, f"--trainer.default_root_dir={run}"])
+    assert [step for step, _ in curve(run, "train/loss")] == [0, 1, 2, 3, 4]
+    ((settings, _, _),) = hparams_tab(run)
     assert settings["learning_rate"] == 0.5
-    assert len(list((tmp_path / "tensorboard").glob("events.out.earlier.*"))) == 1
-
-
-def test_a_fit_without_a_logger_fits(tmp_path, config):
-    main(["fit", config, f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false", "--trainer.max_epochs=1"])
-    assert (tmp_path / "last" / "config.json").is_file()
-    assert not (tmp_path / "tensorboard").exists()
+    assert len(list((run / "tensorboard").glob("events.out.earlier.*"))) == 1

@@ -85,16 +85,16 @@ def test_an_evaluation_logs_the_divergence_of_its_policy(tmp_path, tiny):
             weight.add_(0.1 * torch.randn_like(weight))
     model.save_pretrained(policy)
     AutoTokenizer.from_pretrained(tiny).save_pretrained(policy)
-    source = Arithmetic(split="validation", size=120)
+    source = Arithmetic(split="validation", size=60)
     data = TeacherSolutions(policy=tiny, problems=Arithmetic(size=4))
     trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_checkpointing=False)
     trainer.datamodule = data
     data.trainer = trainer
-    callback = VLLMEvaluation(Drawing(), source, max_tokens=1, k=1, store=tmp_path / "samples", kl_samples=100)
+    callback = VLLMEvaluation(Drawing(), source, max_tokens=1, k=1, store=tmp_path / "samples", kl_samples=50)
     found = callback.measure(trainer, policy, "validation", source)
 
     tokenizer = load_tokenizer(tiny)
-    prompts = list(dict.fromkeys(encode_prompt(tokenizer, data.template, p.question) for p in source.load()))[:100]
+    prompts = list(dict.fromkeys(encode_prompt(tokenizer, data.template, p.question) for p in source.load()))[:50]
     reference = AutoModelForCausalLM.from_pretrained(tiny)
     truths = []
     with torch.no_grad():

@@ -150,8 +150,9 @@ def test_a_bar_of_the_users_own_and_none_at_all_are_respected(fit, tmp_path, mon
     monkeypatch.setattr(progress, "SAY_EVERY", 0.0)
     monkeypatch.setattr(progress, "SAY_SHARE", 0.0)
     few = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
-    main([*fit, *few, "--trainer.enable_progress_bar=false"])
+    main([*fit, *few, "--trainer.enable_progress_bar=false", "--trainer.logger=false"])
     assert "training:" not in capfd.readouterr().err
+    assert not (tmp_path / "run" / "tensorboard").exists()  # and no logger at all is not missed
     own = {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar"}
     main([*fit, *few, f"--trainer.callbacks={json.dumps([own])}"])
     said = "".join(capfd.readouterr())
