@@ -8,6 +8,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from stepneg.callbacks.export import export
 from transformers import PreTrainedTokenizerBase
 
+from stepneg.data.prepared import Prepared
+from stepneg.data.rows import Row, encode_prompt
+from stepneg.divergence import kl_estimate
 from stepneg.errors import InputError
 from stepneg.escaping import markdown
 from stepneg.evaluation import Evaluation, evaluate, settings_of
@@ -15,7 +18,8 @@ from stepneg.grading import Form
 from stepneg.policy import Policy
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem, ProblemSource
-from stepneg.sampling.engine import Decoding
+from stepneg.sampling.engine import Decoding, Ids
+from stepneg.sampling.sampler import sample
 from stepneg.sampling.store import SampleStore
 from stepneg.sampling.vllm_engine import VLLMEngine, leave_device
 
@@ -25,7 +29,8 @@ class VLLMEvaluation(L.Callback):
 
     The metrics are logged as ``validation/accuracy``, ``test/pass@5`` ... with ``_low`` and ``_high`` (95 %), can be
     monitored, and are written with every graded solution to ``RUN/evaluation/``. Greedy solutions and samples go
-    through the sample store, so a repeated evaluation costs nothing.
+    through the sample store, so a repeated evaluation costs nothing. ``validation/kl_to_reference``
+    (:func:`stepneg.divergence.kl_estimate`) is of the policy that the data is made with (``data.policy``).
 
     Args:
         engine: the sampling engine, by class_path.
@@ -39,6 +44,8 @@ class VLLMEvaluation(L.Callback):
         store: folder of the sample store.
         seed: of the samples.
         show: solutions in TensorBoard's sample table.
+        kl_samples: problems of the validation to each of which one more solution is drawn, at temperature 1, for the
+            divergence from the reference, which is loaded for it; 0 for none.
     """
 
     def __init__(
@@ -54,10 +61,11 @@ class VLLMEvaluation(L.Callback):
         store: Path = Path("runs/samples"),
         seed: int = 0,
         show: int = 10,
+        kl_samples: int = 64,
     ) -> None:
         self.engine, self.store = engine, store
         self.sources = {"validation": validation, "test": test}
-        self.form, self.k, self.seed, self.show = form, k, seed, show
+        self.form, self.k, self.seed, self.show, self.kl_samples = form, k, seed, show, kl_samples
         self.sampled = Decoding(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -105,7 +113,15 @@ class VLLMEvaluation(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         tokenizer = load_tokenizer(folder, data.template)
         result = self.evaluate(folder, tokenizer, problems, data.template)
+        drawn: list[tuple[Row, float]] = []
+        if stage == "validation" and self.kl_samples and isinstance(data, Prepared):
+            drawn = self.draw_freely(folder, [encode_prompt(tokenizer, data.template, p.question) for p in problems])
         leave_device(trainer.strategy.root_device)
+        if len(drawn) > 1:
+            reference = data.reference_log_probs(
+                [row for row, _ in drawn], "evaluate: log-probabilities of the reference"
+            )
+            result.metrics.update(kl_estimate([logp for _, logp in drawn], [reference[row] for row, _ in drawn]))
         name = "test" if stage == "test" else f"validation-step{trainer.global_step}"
         kind = type(source).__name__.lower()
         settings = settings_of(
@@ -123,6 +139,13 @@ class VLLMEvaluation(L.Callback):
         return evaluate(
             self.engine, store, folder, tokenizer, problems, template, self.form, self.k, self.sampled, self.seed
         )
+
+    def draw_freely(self, folder: Path, prompts: list[Ids]) -> list[tuple[Row, float]]:
+        """A solution to each of the first prompts, from the whole distribution of the policy, with its log pi."""
+        free = Decoding(temperature=1.0, top_p=1.0, max_tokens=self.sampled.max_tokens)
+        first, store = list(dict.fromkeys(prompts))[: self.kl_samples], SampleStore(self.store)
+        drawn = sample(self.engine, store, folder, first, 1, free, self.seed, title="evaluate: at temperature 1")
+        return [(Row(p, done.token_ids), done.logprob) for p, (done, *_) in drawn.completions.items()]
 
     def table(self, trainer: L.Trainer, stage: str, problems: list[Problem], result: Evaluation) -> None:
         """A few problems with their greedy solutions as text in TensorBoard."""

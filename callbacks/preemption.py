@@ -62,6 +62,7 @@ class Preemption(L.Callback):
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not (told and whole) or trainer.is_last_batch or trainer.global_step == trainer.max_steps:
             return
+        trainer._logger_connector.update_train_step_metrics()  # else this step would be missing in the curves
         save(trainer)
         raise SystemExit(128 + (self.received or signal.SIGUSR1))
 

@@ -13,7 +13,11 @@ from stepneg.whole import write_whole
 
 
 class Throughput(L.Callback):
-    """Logs ``throughput/*`` and writes ``RUN/summary.json`` when the fit ends. Survives a resume from a checkpoint."""
+    """Logs ``throughput/*`` and writes ``RUN/summary.json`` when the fit ends. Survives a resume from a checkpoint.
+
+    Tokens are those of the rows, without padding. ``throughput/computed_share`` is how many the model computes for each
+    of them on this rank: below 1 where rows share tokens, above 1 where they are padded.
+    """
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -42,6 +46,8 @@ class Throughput(L.Callback):
         self.tokens += tokens
         self.spent["training"] += seconds  # type: ignore[assignment]
         pl_module.log("throughput/tokens_per_second", tokens / max(seconds, 1e-9))
+        computed = batch["tree_ids" if "tree_ids" in batch else "input_ids"].numel() * trainer.world_size
+        pl_module.log("throughput/computed_share", computed / tokens)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the shares and write the summary."""

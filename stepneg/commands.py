@@ -3,6 +3,8 @@
 import argparse
 import inspect
 import json
+import os
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -49,9 +51,12 @@ def pipeline_verb(argv: list[str]) -> None:
     check_stages(config, repeat[0], argv)
     stages = stages_of(config)
     with chain_record("pipeline", argv, config):
-        pipeline(run, folder_of(config), stages, repeat, config.only, config.part)
+        each = partial(run, summary=config.only is not None)
+        pipeline(each, folder_of(config), stages, repeat, config.only, config.part)
         if config.only is None:
             write_tables(config)
+    if config.only is None:
+        print_places(config.root)
 
 
 def chain_record(verb: str, argv: list[str], config: jsonargparse.Namespace) -> AbstractContextManager[Any]:
@@ -62,6 +67,13 @@ def chain_record(verb: str, argv: list[str], config: jsonargparse.Namespace) -> 
     if not leads():
         return nullcontext()
     return recorded(config.root, chain(verb, [verb, *argv], config.as_dict(), folder_of(config), config.root))
+
+
+def print_places(root: Path) -> None:
+    """Say where a chain has left what."""
+    from stepneg.written import block, of_chain
+
+    print(block(of_chain(root)), flush=True)
 
 
 def told(config: jsonargparse.Namespace, repeat: list["Cell"]) -> str | None:
@@ -225,14 +237,16 @@ def sweep_verb(argv: list[str]) -> None:
         return
     check_stages(config, every[0], argv)
     stages = stages_of(config)
+    each = partial(run, summary=config.only is not None)
     with chain_record("sweep", argv, config):
-        pipeline(run, folder_of(config), stages, chosen, config.only, config.part)
+        pipeline(each, folder_of(config), stages, chosen, config.only, config.part)
     if config.only is not None:
         return
     if len(chosen) == len(every):
         from stepneg.analysis.scaling import scaling
 
         print(scaling(config.root, config.baseline))
+        print_places(config.root)
     else:
         print(f"part {config.part} is done; once all are, the same command without --part writes the tables")
 
@@ -522,8 +536,12 @@ def with_shipped(argv: list[str]) -> list[str]:
     return found
 
 
-def run(argv: list[str]) -> None:
+def run(argv: list[str], summary: bool = True) -> None:
     """Run the verb that ``argv`` starts with.
+
+    Args:
+        argv: the command line.
+        summary: print at the end of a fit or test what was written where.
 
     Raises:
         InputError: an argument or a configuration file does not parse.
@@ -541,6 +559,8 @@ def run(argv: list[str]) -> None:
     bound_yaml()
     argv = with_shipped(argv)
     check_files(argv)
+    if not sys.stderr.isatty():  # the bars of other libraries draw over themselves, which a log cannot
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         if argv[0] in VERBS:
             VERBS[argv[0]](argv[1:])
@@ -551,6 +571,8 @@ def run(argv: list[str]) -> None:
         else:
             from stepneg import training  # lightning takes seconds to import
 
-            training.run(argv)
+            places = training.run(argv)
+            if summary and places:
+                print(places, flush=True)
     except jsonargparse.ArgumentError as error:
         raise InputError(str(error)) from error

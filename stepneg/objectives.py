@@ -12,6 +12,7 @@ over all that the ranks hold together, however unevenly.
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,11 +29,12 @@ __all__ = [
 
 IGNORED = -100
 Kind = Literal["solutions", "pairs", "weighted"]
-Shared = Callable[[Tensor], Tensor]  # from the count of this rank to the mean count of a rank
+Shared = Callable[[Tensor], Tensor]  # from counts of this rank to the mean counts of a rank
+Means = Mapping[str, tuple[Tensor, Tensor]]  # values and which of them count
 
 
 def alone(count: Tensor) -> Tensor:
-    """The mean count of a rank where there is one rank."""
+    """The mean counts of a rank where there is one rank."""
     return count
 
 
@@ -58,8 +60,29 @@ def mean(values: Tensor, counts: Tensor, shared: Shared = alone) -> Tensor:
         counts: true where a value counts, in the same shape.
         shared: the mean count of a rank.
     """
-    every = shared(counts.sum().float())
-    return (values * counts).sum() / every.where(every > 0, 1.0)
+    return means({"mean": (values, counts)}, shared)["mean"]
+
+
+def means(parts: Means, shared: Shared = alone) -> dict[str, Tensor]:
+    """The :func:`mean` of each part, with one communication for all of them."""
+    every = shared(torch.stack([counts.sum().float() for _, counts in parts.values()]))
+    every = every.where(every > 0, 1.0)
+    return {name: (v * c).sum() / n for (name, (v, c)), n in zip(parts.items(), every, strict=True)}
+
+
+def effective_share(weights: Tensor, counts: Tensor, shared: Shared = alone) -> Tensor:
+    """Kish's effective sample size of weights as a share of their number, a scalar in (0, 1]; 0 for none.
+
+    (sum w)^2 / (n sum w^2): with all weights alike it is 1, with one weight that outweighs all others 1 / n.
+
+    Args:
+        weights: not negative, in any shape.
+        counts: true where a weight counts, in the same shape.
+        shared: the mean count of a rank.
+    """
+    w = weights * counts
+    total, squares, n = shared(torch.stack([w.sum(), w.square().sum(), counts.sum().to(w)]))
+    return torch.where(squares > 0, total.square() / (n * squares).clamp(min=torch.finfo(w.dtype).tiny), 0.0)
 
 
 def cross_entropy(logp: Tensor, mask: Tensor, shared: Shared = alone) -> Tensor:
@@ -123,8 +146,13 @@ class CrossEntropy(Objective):
     kind: ClassVar[Kind] = "solutions"
 
     def __call__(self, batch: Mapping[str, Tensor], logp: Tensor, shared: Shared = alone) -> dict[str, Tensor]:
-        """The mean loss of a response token."""
-        return {"loss": cross_entropy(logp, response_mask(batch), shared)}
+        """The mean loss of a response token.
+
+        Returns:
+            ``loss``, nats a token, and ``length``, the mean number of tokens of a row that carry loss.
+        """
+        mask = response_mask(batch)
+        return means({"loss": (-logp, mask), "length": lengths(mask)}, shared)
 
 
 class DPO(Objective):
@@ -145,25 +173,36 @@ class DPO(Objective):
         self.anchor = anchor
 
     def __call__(self, batch: Mapping[str, Tensor], logp: Tensor, shared: Shared = alone) -> dict[str, Tensor]:
-        """The mean loss of a pair; rewards and log-probs as means over pairs. A pair without labels does not count."""
+        """The mean loss of a pair. A pair without labels does not count.
+
+        Returns:
+            ``loss``, that is ``preference_loss`` (Eq. 7) and ``anchor`` times ``chosen_nll`` (nats a token). Means over
+            pairs: ``chosen_reward`` and ``rejected_reward``, beta log pi/pi_ref of a response; ``reward_margin``, their
+            difference; ``reward_accuracy``, the share of pairs with a positive one; ``chosen_logp`` and
+            ``rejected_logp``, log pi of a response, in nats; ``chosen_length`` and ``rejected_length``, its tokens.
+            Log-probabilities and lengths are of the tokens that carry loss, without a shared prefix.
+        """
         chosen, rejected = logp[0::2].sum(dim=1), logp[1::2].sum(dim=1)
         reference = batch["reference_logp"]
         losses, chosen_reward, rejected_reward = dpo(chosen, rejected, reference[0::2], reference[1::2], self.beta)
         mask = response_mask(batch)
         pairs = (mask[0::2] | mask[1::2]).any(dim=1)
         margin = (chosen_reward - rejected_reward).detach()
-        values = {
-            "loss": losses,
+        of_pairs = {
+            "preference_loss": losses,
             "reward_margin": margin,
             "reward_accuracy": (margin > 0).float(),
+            "chosen_reward": chosen_reward.detach(),
+            "rejected_reward": rejected_reward.detach(),
             "chosen_logp": chosen.detach(),
             "rejected_logp": rejected.detach(),
+            "chosen_length": mask[0::2].sum(dim=1),
+            "rejected_length": mask[1::2].sum(dim=1),
         }
-        every = shared(pairs.sum().float())
-        parts = {name: mean(value, pairs, lambda _: every) for name, value in values.items()}
-        if self.anchor:
-            parts["loss"] = parts["loss"] + self.anchor * cross_entropy(logp[0::2], mask[0::2], shared)
-        return parts
+        values: Means = {name: (value, pairs) for name, value in of_pairs.items()}
+        parts = means({**values, "chosen_nll": (-logp[0::2], mask[0::2])}, shared)
+        anchored = self.anchor * parts["chosen_nll"] if self.anchor else 0.0
+        return {"loss": parts["preference_loss"] + anchored} | parts
 
 
 class WeightedLikelihood(Objective):
@@ -172,10 +211,33 @@ class WeightedLikelihood(Objective):
     kind: ClassVar[Kind] = "weighted"
 
     def __call__(self, batch: Mapping[str, Tensor], logp: Tensor, shared: Shared = alone) -> dict[str, Tensor]:
-        """The mean weighted loss of a token that has a weight."""
-        return {"loss": weighted_log_likelihood(logp, batch["weights"][:, 1:] * response_mask(batch), shared)}
+        """The mean weighted loss of a token that has a weight.
+
+        Returns:
+            ``loss``; of all response tokens ``nll``, nats a token, and ``weight``, the mean weight, both of them
+            without regard to whether a token has a weight; ``effective_share`` of their weights; ``length``, the mean
+            number of tokens of a response.
+        """
+        mask = response_mask(batch)
+        weights = batch["weights"][:, 1:] * mask
+        parts = means(
+            {
+                "loss": (-weights * logp, weights > 0),
+                "nll": (-logp.detach(), mask),
+                "weight": (weights, mask),
+                "length": lengths(mask),
+            },
+            shared,
+        )
+        return parts | {"effective_share": effective_share(weights, mask, shared)}
 
 
 def response_mask(batch: Mapping[str, Tensor]) -> Tensor:
     """Which places of ``logp`` carry loss, [B, T-1]."""
     return batch["labels"][:, 1:] != IGNORED
+
+
+def lengths(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens under the mask in each row, and which rows have any; [B] each."""
+    found = mask.sum(dim=1)
+    return found, found > 0

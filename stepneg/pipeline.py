@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from statistics import mean
 from textwrap import shorten
 from typing import Any, Literal, TypeVar, get_args
 
@@ -17,12 +18,15 @@ from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 from stepneg.links import remove
 from stepneg.lock import held
+from stepneg.progress import duration
 from stepneg.whole import write_whole
 
 T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # of a stage: also a word of a shell and of Markdown
 Verb = Literal["init", "fit", "test", "credit", "spurious", "likelihood", "first_hop"]
 Draw = Literal["solutions", "values", "evaluation"]  # what a part of a job array puts into the store
+Kind = tuple[str, Verb]  # of a run: the stage's name, and what is run
+Took = dict[Kind, list[float]]  # seconds of those that are done
 DRAWN_FOR: dict[Draw, Verb] = {"solutions": "fit", "values": "fit", "evaluation": "test"}
 TRAINER_VERBS: tuple[Verb, ...] = ("fit", "test")
 OUTPUTS: dict[Verb, str] = {  # what a verb leaves below its stage's directory; the others leave VERB.csv
@@ -239,32 +243,88 @@ def pipeline(
         only: the runs or draws that are done of it, see :func:`selected`; None for all runs.
         part: the share n/N of the problems of a draw.
     """
-    started, ran = time.monotonic(), 0
-    todo, draw = runs(stages, repeat), None
+    started, draw = time.monotonic(), None
+    todo = runs(stages, repeat)
     if only is not None:
         todo, draw = selected(todo, only)
+    took: Took = {}
+    left: list[Kind] = []
+    for cell, stage, verb in todo:
+        planned = plan(cell, stage, verb, folder)
+        if planned.done():
+            took.setdefault((stage.name, verb), []).extend(planned.took())
+        else:
+            left.append((stage.name, verb))
     for number, (cell, stage, verb) in enumerate(todo, 1):
-        home = cell.home
-        argv = arguments(stage, verb, cell, folder)
-        mark = stage_fingerprint(argv)
-        record = home / stage.name / f"{verb}.json"
-        output = home / stage.name / OUTPUTS.get(verb, f"{verb}.csv")
-        passed = time.monotonic() - started
-        ahead = f", about {passed / ran * (len(todo) - number + 1) / 60:.0f} min left" if ran else ""
-        label = f"[{number}/{len(todo)} {passed:4.0f} s{ahead}] {cell.name}, {stage.name}: {draw or verb}"
-        if is_done(record, mark, output):
-            print(f"{label} is done, unchanged", flush=True)
+        planned, kind = plan(cell, stage, verb, folder), (stage.name, verb)
+        label = f"{cell.name}, {stage.name}: {draw or verb}"
+        if planned.done():
+            say(f"[{number}/{len(todo)}] {label} is done, unchanged")
             continue
-        print(label, flush=True)
+        ahead = time_left(left, took) if draw is None else None
+        about = f", about {duration(ahead)} left" if ahead is not None else ""
+        say(f"[{number}/{len(todo)}, {duration(time.monotonic() - started)} so far{about}] {label}")
         if draw is not None:
-            run(["draw", draw, f"--part={part}", *draw_options(argv)])
+            run(["draw", draw, f"--part={part}", *draw_options(planned.argv)])
             continue
-        with held(home / stage.name) if leads() else nullcontext():
-            (forget_other if leads() else await_lead)(home / stage.name, verb, mark)
-            run(argv)
-            ran += 1
+        with held(cell.home / stage.name) if leads() else nullcontext():
+            (forget_other if leads() else await_lead)(cell.home / stage.name, verb, planned.mark)
+            begun = time.monotonic()
+            run(planned.argv)
+            seconds = time.monotonic() - begun
             if leads():
-                write_whole(record, json.dumps({"fingerprint": mark, "argv": argv}, indent=1))
+                facts = {"fingerprint": planned.mark, "argv": planned.argv, "seconds": seconds}
+                write_whole(planned.record, json.dumps(facts, indent=1))
+        took.setdefault(kind, []).append(seconds)
+        if kind in left:
+            left.remove(kind)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a chain: its command line and its fingerprint, the record of its end, and what it leaves."""
+
+    argv: list[str]
+    mark: str
+    record: Path
+    output: Path
+
+    def done(self) -> bool:
+        """Whether it has run."""
+        return is_done(self.record, self.mark, self.output)
+
+    def took(self) -> list[float]:
+        """The seconds of a run that is done, if they were recorded."""
+        seconds = json.loads(self.record.read_text()).get("seconds")
+        return [] if seconds is None else [float(seconds)]
+
+
+def plan(cell: Cell, stage: Stage, verb: Verb, folder: Path) -> Planned:
+    """A run as things are now: its fingerprint changes with the policies that it starts from."""
+    home, argv = cell.home / stage.name, arguments(stage, verb, cell, folder)
+    return Planned(argv, stage_fingerprint(argv), home / f"{verb}.json", home / OUTPUTS.get(verb, f"{verb}.csv"))
+
+
+def time_left(left: Sequence[Kind], took: Took) -> float | None:
+    """How long the runs that are left may take, in seconds; None before one is done.
+
+    Each as long as those of its stage and verb took on the mean, else those of its verb, else all.
+    """
+    every = [seconds for times in took.values() for seconds in times]
+    if not every:
+        return None
+
+    def expected(kind: Kind) -> float:
+        of_verb = [seconds for (_, verb), times in took.items() if verb == kind[1] for seconds in times]
+        return mean(took.get(kind) or of_verb or every)
+
+    return sum(map(expected, left))
+
+
+def say(line: str) -> None:
+    """A line on how far the chain is, of one process for all."""
+    if leads():
+        print(line, flush=True)
 
 
 def draw_options(argv: Sequence[str]) -> list[str]:

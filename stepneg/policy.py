@@ -7,6 +7,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -17,7 +18,7 @@ from stepneg.errors import InputError
 from stepneg.objectives import IGNORED, Objective, token_log_probs
 from stepneg.policy_folder import check_folder, loaded
 from stepneg.sampling.store import fingerprint_policy
-from stepneg.sharding import divide, zero3
+from stepneg.sharding import divide, gradient_norm, zero3
 from stepneg.tree_attention import attention_plan
 
 LOGITS = 2**24  # 64 MiB in float32
@@ -179,12 +180,32 @@ class Policy(L.LightningModule):
         return self.trainer.strategy.reduce(count, reduce_op="mean")
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop at a gradient that is not finite, before it reaches a weight.
+        """Stop at a gradient that is not finite, before it reaches a weight; log its norm, as it is before clipping.
 
         In float16 some are: the scaler of the loss leaves such steps out. DeepSpeed keeps gradients to itself.
         """
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             self.check_finite("gradient", [p.grad for p in self.parameters() if p.grad is not None])
+        if self.is_logged(self.trainer.global_step + 1):
+            self.log("train/learning_rate", float(optimizer.param_groups[0]["lr"]))
+            if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
+                self.log_gradient_norm(gradient_norm(self))
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the norm under DeepSpeed, which knows it once it has made the step."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DeepSpeedStrategy) and self.is_logged(self.trainer.global_step):
+            self.log_gradient_norm(strategy.deepspeed_engine.get_global_grad_norm())
+
+    def log_gradient_norm(self, norm: Tensor | float | None) -> None:
+        """Log it where it is known."""
+        if norm is not None:
+            self.log("train/gradient_norm", norm)
+
+    def is_logged(self, steps: int) -> bool:
+        """Whether the optimiser step is logged with which ``steps`` of them are done."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(self.trainer.loggers) and every > 0 and steps % every == 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the checkpoint before if a step has spoilt the weights."""

@@ -101,3 +101,16 @@ def whole_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
             if keep:
                 found[name] = full.detach().to("cpu", copy=True)
     return found
+
+
+def gradient_norm(module: nn.Module) -> Tensor | None:
+    """The 2-norm of all gradients as one vector, a scalar; None where a module's parameters hold none.
+
+    Parts that ranks hold under FSDP2 are put together, so every rank must call it. Under DDP each rank holds the
+    whole gradient; under DeepSpeed parameters hold none that could be read.
+    """
+    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    if not gradients:
+        return None
+    norm = nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -11,14 +11,16 @@ import lightning as L
 import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from stepneg.callbacks.dashboard import Dashboard
 from stepneg.callbacks.evaluation import VLLMEvaluation
 from stepneg.callbacks.export import Export
 from stepneg.callbacks.preemption import Preemption
+from stepneg.callbacks.progress import FitProgress
 from stepneg.callbacks.throughput import Throughput
 from stepneg.checkpoints import CheckedCheckpoints
 from stepneg.data.handover import attempt, once
@@ -30,6 +32,7 @@ from stepneg.policy import Policy
 from stepneg.problems import ProblemSource
 from stepneg.record import content, devices, loaded, recorded, start
 from stepneg.whole import write_whole
+from stepneg.written import block, of_run
 
 
 class FitParser(Strict, LightningArgumentParser):
@@ -103,6 +106,11 @@ class StepnegCLI(LightningCLI):
             check_index(folder)
         if self._get(self.config_init, "trainer.logger") is None:
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
+        given = self._get(self.config_init, "trainer.callbacks") or []
+        callbacks = list(given) if isinstance(given, list) else [given]
+        shown = self._get(self.config_init, "trainer.enable_progress_bar")
+        if shown is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            kwargs["callbacks"] = [*callbacks, FitProgress()]
         try:
             trainer = super().instantiate_trainer(default_root_dir=str(root), **job, **kwargs)
         except (ValueError, MisconfigurationException) as error:  # as an unknown strategy, or more GPUs than there are
@@ -157,10 +165,11 @@ def geometry(environ: Mapping[str, str]) -> dict[str, int]:
     return {option: int(environ[name]) for option, name in told.items() if name in environ}
 
 
-def run(argv: list[str]) -> None:
-    """Run a verb of LightningCLI."""
+def run(argv: list[str]) -> str:
+    """Run a verb of LightningCLI; what it has written, and where, on the first rank."""
     with refused_in_a_line():
-        cli(argv)
+        done = cli(argv)
+    return block(of_run(Path(done.trainer.default_root_dir))) if done.trainer.is_global_zero else ""
 
 
 def cli(argv: list[str], kind: type[StepnegCLI] = StepnegCLI, run: bool = True) -> StepnegCLI:
@@ -172,7 +181,7 @@ def cli(argv: list[str], kind: type[StepnegCLI] = StepnegCLI, run: bool = True) 
             subclass_mode_data=True,
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
-            trainer_defaults={"callbacks": EndTogether()},
+            trainer_defaults={"callbacks": [EndTogether(), Dashboard()]},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             seed_everything_default=0,

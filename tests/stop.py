@@ -1,9 +1,13 @@
 """Callbacks that end a fit early, as a time limit or a cluster would."""
 
+import json
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import lightning as L
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 class StopAfterEpoch(L.Callback):
@@ -55,3 +59,16 @@ class Spoil(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         if self.what == "weights" and self.seen == 10:
             next(pl_module.parameters()).data.view(-1)[0] = float("inf")
+
+
+class KillBehindCheckpoint(L.Callback):
+    """End where the first checkpoint has just been written, and keep which steps of the loss were on disk then."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        home = Path(trainer.default_root_dir)
+        checkpoint: Any = trainer.checkpoint_callback
+        trainer.save_checkpoint(Path(checkpoint.dirpath) / "last.ckpt")
+        events = EventAccumulator(str(home / "tensorboard"))
+        events.Reload()
+        (home / "seen.json").write_text(json.dumps([event.step for event in events.Scalars("train/loss")]))
+        raise KeyError("killed behind a checkpoint")

@@ -44,6 +44,8 @@ def test_zero_trains_as_one_process_does(stage, tiny, tmp_path):
     for kind in OBJECTIVES:
         alone, root = tmp_path / "alone" / kind, tmp_path / stage / kind
         assert scalars(root, "train/loss") == pytest.approx(scalars(alone, "train/loss"), abs=1e-4)
+        norms = [scalars(r, "train/gradient_norm") for r in (root, alone)]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-3)
         weights, found = (load_file(r / "last" / "model.safetensors") for r in (alone, root))
         assert found.keys() == weights.keys()
         for name, value in weights.items():

@@ -6,9 +6,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import ROOT
+from stepneg.data.rows import Row, collate, encode_prompt
+from stepneg.policy import batch_log_probs, load_model
+from stepneg.policy_folder import load_tokenizer
+from stepneg.problems.arithmetic import Arithmetic
+from stepneg.sampling.store import Sampler, fingerprint_policy, prompt_key
+from tests.conftest import BASE, ROOT
+
+HELD_OUT = Arithmetic(split="validation", size=5)
 
 FIT = """
 seed_everything: 0
@@ -66,6 +74,23 @@ def test_two_ranks_fit_on_what_rank_zero_sampled(strategy, tmp_path):
     (record,) = (run / "evaluation").glob("validation-step*.json")
     evaluation = json.loads(record.read_text())
     assert events.Scalars("validation/accuracy")[0].value == pytest.approx(evaluation["accuracy"])
+    # The divergence is that of the log-probabilities that transformers gives to what was drawn at temperature 1.
+    (free,) = (
+        home for home in (tmp_path / "samples").iterdir()
+        if (meta := json.loads((home / "meta.json").read_text()))["decoding"]["temperature"] == 1.0
+        and meta["policy"] == fingerprint_policy(run / "evaluation" / "policy")
+    )  # fmt: skip
+    tokenizer = load_tokenizer(run / "last")
+    asked = {prompt_key(p): p for q in HELD_OUT.load() for p in [encode_prompt(tokenizer, "{question}\n", q.question)]}
+    drawn = [Row(asked[key], done.token_ids) for key, _, done in Sampler(free).rows()]
+    assert len(drawn) == 5
+    logps = []
+    for folder in (run / "evaluation" / "policy", BASE):
+        with torch.no_grad():
+            logps.append(batch_log_probs(load_model(folder).eval(), collate([(row,) for row in drawn], 0)).sum(-1))
+    kl, low, high = (events.Scalars(f"validation/kl_to_reference{end}")[0].value for end in ("", "_low", "_high"))
+    assert low < kl < high
+    assert kl == pytest.approx(float((logps[0] - logps[1]).mean()), abs=0.02)
     # Both ranks trained: together they saw every pair's tokens.
     (file,) = (f for f in (run / "data").glob("*.jsonl") if "." not in f.stem)
     rows = [row for line in file.read_text().splitlines() for row in json.loads(line)]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stepneg.objectives import DPO, CrossEntropy, WeightedLikelihood, dpo, token_log_probs
+from stepneg.objectives import DPO, CrossEntropy, WeightedLikelihood, dpo, effective_share, token_log_probs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -84,3 +84,43 @@ def test_theorem_6_1_holds_for_pairs_drawn_from_the_policy():
 
 def test_theorem_6_1_needs_its_sampling():
     assert bandit(negative_first=True) > 0.05
+
+
+def test_what_dpo_logs_by_hand():
+    """Two pairs of unequal length; the second has a shared prefix, whose token carries no loss."""
+    logp = torch.tensor([[-1.0, -0.5, -3.0], [-2.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, -4.0, -1.0]])
+    labels = [[9, 1, 2, 3], [9, 3, -100, -100], [9, -100, 4, -100], [9, -100, 5, 6]]
+    parts = DPO(beta=0.5, anchor=3.0)(batch(labels, reference_logp=[-4.0, -3.0, -2.0, -2.0]), logp)
+    margins = [0.5 * (-4.5 + 4.0) - 0.5 * (-2.0 + 3.0), 0.5 * (-1.0 + 2.0) - 0.5 * (-5.0 + 2.0)]
+    expected = {
+        "preference_loss": sum(math.log(1 + math.exp(-m)) for m in margins) / 2,
+        "reward_margin": sum(margins) / 2,
+        "reward_accuracy": 0.5,
+        "chosen_reward": (-0.25 + 0.5) / 2,
+        "rejected_reward": (0.5 - 1.5) / 2,
+        "chosen_logp": (-4.5 - 1.0) / 2,
+        "rejected_logp": (-2.0 - 5.0) / 2,
+        "chosen_length": (3 + 1) / 2,
+        "rejected_length": (1 + 2) / 2,
+        "chosen_nll": 5.5 / 4,
+    }
+    assert {name: float(value) for name, value in parts.items() if name != "loss"} == pytest.approx(expected)
+    assert float(parts["loss"]) == pytest.approx(expected["preference_loss"] + 3.0 * 5.5 / 4)
+
+
+def test_what_weighted_likelihood_logs_by_hand():
+    logp = torch.tensor([[-1.0, -2.0, -4.0], [-3.0, 0.0, 0.0]])
+    labels = [[9, 1, 2, 3], [9, 4, -100, -100]]
+    weights = [[0.0, 2.0, 0.0, 1.0], [0.0, 1.0, 7.0, 7.0]]  # those behind the response do not count
+    parts = WeightedLikelihood()(batch(labels, weights=weights), logp)
+    expected = {"nll": 10 / 4, "weight": 4 / 4, "effective_share": 16 / (4 * 6), "length": 2.0, "loss": (2 + 4 + 3) / 3}
+    assert {name: float(value) for name, value in parts.items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("weights", "share"),
+    [([3.0, 3.0, 3.0], 1.0), ([1.0, 0.0, 0.0, 0.0], 0.25), ([0.0, 0.0], 0.0), ([1e-20, 1e-20], 1.0)],
+)
+def test_effective_share(weights, share):
+    found = torch.tensor(weights, dtype=torch.float64)
+    assert float(effective_share(found, torch.ones_like(found, dtype=torch.bool))) == pytest.approx(share)

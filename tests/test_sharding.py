@@ -45,6 +45,11 @@ OBJECTIVES = {
     ],
     "weighted": ["--model.objective=stepneg.objectives.WeightedLikelihood", "--data.init_args.packed=false"],
 }
+LOGGED = {
+    "solutions": ["train/length"],
+    "pairs": ["train/rejected_length", "train/chosen_nll", "train/reward_margin"],
+    "weighted": ["train/effective_share", "train/weight"],
+}
 CPU = ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
 
 
@@ -104,7 +109,7 @@ def test_losses_and_weights_are_those_of_one_process(ranks, tiny, untied, tmp_pa
         weights = load_file(alone / "last" / "model.safetensors")
         for strategy in ("ddp", "fsdp2"):
             root = tmp_path / strategy / kind
-            for tag in ("train/loss", "validation/nll"):
+            for tag in ("train/loss", "validation/nll", "train/gradient_norm", *LOGGED[kind]):
                 expected = scalars(alone, tag)
                 assert scalars(root, tag) == pytest.approx(expected, abs=1e-5), (strategy, kind, tag)
             assert len(scalars(root, "train/loss")) >= 6

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from stepneg.policy import batch_log_probs, check_packing, load_model
 from stepneg.policy_folder import context_length, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.contamination import contamination
+from stepneg.progress import Bar
 from stepneg.sampling.vllm_engine import leave_device
 from stepneg.whole import write_whole
 
@@ -281,26 +282,43 @@ class Prepared(L.LightningDataModule):
 
     def with_reference(self, examples: list[Example]) -> list[Example]:
         """The examples with the reference policy's log-probabilities, computed once, in the precision of the fit."""
+        logps = self.reference_log_probs(
+            {row for example in examples for row in example}, "reference log-probabilities"
+        )
+        return [
+            tuple(Row(r.prompt_ids, r.response_ids, r.shared, r.weights, logps[r]) for r in example)
+            for example in examples
+        ]
+
+    def reference_log_probs(self, of: Collection[Row], title: str) -> dict[Row, float]:
+        """Summed log-probability of each row's labelled tokens under the reference policy, in nats.
+
+        Args:
+            of: distinct rows.
+            title: what the progress bar is called.
+        """
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
         model = load_model(self.policy).eval().to(device)
         # Rows of one prompt share most of their tokens; all else being equal, rows of like length little padding.
-        rows = sorted(
-            {row for example in examples for row in example}, key=lambda r: (len(r.prompt_ids), r.prompt_ids, len(r))
-        )
+        rows = sorted(of, key=lambda r: (len(r.prompt_ids), r.prompt_ids, len(r)))
         logps: dict[Row, float] = {}
+        tokens = 0
         pad_id = int(model.config.eos_token_id) if isinstance(model.config.eos_token_id, int) else 0
-        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+        with (
+            Bar(title, len(rows)) as bar,
+            torch.no_grad(),
+            self.trainer.precision_plugin.forward_context(),
+        ):
             for i in range(0, len(rows), 2 * self.batch_size):
                 some = rows[i : i + 2 * self.batch_size]
                 batch = {k: v.to(device) for k, v in batched([(row,) for row in some], pad_id, self.packed).items()}
                 if i == 0:
                     check_packing(model, batch)
                 logps |= zip(some, batch_log_probs(model, batch).sum(-1).tolist(), strict=True)
-        return [
-            tuple(Row(r.prompt_ids, r.response_ids, r.shared, r.weights, logps[r]) for r in example)
-            for example in examples
-        ]
+                tokens += sum(map(len, some))
+                bar.advance(len(some), tokens)
+        return logps
 
     def train_dataloader(self) -> DataLoader[Example]:
         """Training examples in an order that depends on (seed, epoch) alone."""

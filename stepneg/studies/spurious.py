@@ -31,6 +31,7 @@ from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import with_spurious_step
 from stepneg.problems.records import Record, jsonl_records
+from stepneg.progress import Bar
 from stepneg.whole import write_whole
 
 CLEAN = -0.2  # no step of a clean solution has a lower advantage; one rollout of 8 weighs 0.125
@@ -325,7 +326,7 @@ def likelihood(root: Path, steps: Path, policies: dict[str, Path]) -> str:
     items = [marked(record) for record in jsonl_records(steps)]
     rows = []
     for name, policy in policies.items():
-        logps = step_log_probs(policy, items)
+        logps = step_log_probs(policy, items, f"likelihood: {name}")
         for kind in dict.fromkeys(item["kind"] for item in items):
             of = torch.tensor([p for p, item in zip(logps, items, strict=True) if item["kind"] == kind])
             rows.append({"policy": name, "kind": kind, "steps": len(of), "logp": float(of.mean())})
@@ -351,13 +352,15 @@ def marked(record: Record) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def step_log_probs(policy: Path, items: Sequence[dict[str, Any]]) -> list[float]:
-    """Summed log-probability of each step behind its context."""
+def step_log_probs(policy: Path, items: Sequence[dict[str, Any]], title: str = "likelihood") -> list[float]:
+    """Summed log-probability of each step behind its context; ``title`` is what the progress bar is called."""
     model = load_model(policy).eval()
     found: list[float] = []
-    for start in range(0, len(items), BATCH):
-        rows = [(Row(tuple(i["context"]), tuple(i["step"])),) for i in items[start : start + BATCH]]
-        found += batch_log_probs(model, collate(rows, 0)).sum(-1).tolist()
+    with Bar(title, len(items), "steps") as bar:
+        for start in range(0, len(items), BATCH):
+            rows = [(Row(tuple(i["context"]), tuple(i["step"])),) for i in items[start : start + BATCH]]
+            found += batch_log_probs(model, collate(rows, 0)).sum(-1).tolist()
+            bar.advance(len(rows), len(found))
     return found
 
 
