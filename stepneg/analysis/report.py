@@ -1,15 +1,22 @@
-"""``stepneg report``: one table and one plot over all runs below a directory."""
+"""``stepneg report``: tables, plots and a page over all runs below directories."""
 
+import re
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from stepneg import escaping
+from stepneg import __version__, escaping
+from stepneg.analysis import curves, run_facts
+from stepneg.analysis.page import Table
 from stepneg.analysis.paired import column, paired_difference, read_evaluated
+from stepneg.analysis.resampling import resampled_means
 from stepneg.errors import InputError
 from stepneg.escaping import visible
 from stepneg.evaluation_files import read_evaluation
@@ -21,6 +28,7 @@ COLUMNS = [
     "method", "seed", "problems", "accuracy", "accuracy_low", "accuracy_high", "pass@5", "maj@5",
     "sampled_tokens", "trained_tokens", "seconds",
 ]  # fmt: skip
+RESAMPLES = 2000
 METRICS = ("accuracy", "pass@5", "maj@5")
 
 
@@ -45,6 +53,9 @@ def read_run(home: Path) -> dict[str, float | str]:
     row["test_problems"] = number(metrics, "problems", file, mend)
     row["home"] = str(home)
     row["done"] = (home / "evaluation" / "test.json").stat().st_mtime
+    row["k"] = next((name.partition("@")[2] for name in metrics if re.fullmatch(r"pass@\d{1,6}", name)), "5")
+    for name in ("pass", "maj"):
+        row[name] = number(metrics, f"{name}@{row['k']}", file, mend, 0)
     return row
 
 
@@ -52,13 +63,43 @@ def read_runs(root: Path) -> pd.DataFrame:
     """A row for each evaluated run below ``root``, in the order in which they were evaluated within a seed.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or one is damaged.
     """
-    homes = [file.parent.parent for file in root.glob("**/evaluation/test.json")]
-    if not homes:
-        raise InputError(f"{root}: no run below it has been tested; run `stepneg pipeline` or `stepneg test` first")
-    frame = pd.DataFrame([read_run(home) for home in homes])
-    return frame.sort_values(["seed", "done"]).reset_index(drop=True)
+    frame, damaged = tested_runs([root])
+    if damaged:
+        raise next(iter(damaged.values()))
+    return frame
+
+
+def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputError]]:
+    """The evaluated runs below directories, as :func:`read_runs`, and those that cannot be read with the reason.
+
+    Columns more than there: ``group``, where the runs of one seed are together, and ``label``, the method with what
+    tells it from others: the root of several, the size of a sweep.
+
+    Raises:
+        InputError: none can be read.
+    """
+    rows, damaged = [], {}
+    names = {root: root.name if len({r.name for r in roots}) == len(roots) else str(root) for root in roots}
+    for root in roots:
+        for home in sorted({file.parent.parent for file in root.glob("**/evaluation/test.json")}):
+            try:
+                row = read_run(home)
+            except InputError as error:
+                damaged[home] = error
+                continue
+            above = [part for part in home.relative_to(root).parts[:-1] if not part.startswith("seed-")]
+            where = [names[root], *above] if len(roots) > 1 else above
+            rows.append(row | {"group": "/".join(where), "label": "/".join([*where, str(row["method"])])})
+    if not rows and damaged:
+        raise next(iter(damaged.values()))
+    if not rows:
+        shown = ", ".join(map(str, roots))
+        raise InputError(f"{shown}: no run below it has been tested; run `stepneg pipeline` or `stepneg test` first")
+    frame = pd.DataFrame(rows)
+    frame["order"] = frame["group"].map({group: i for i, group in enumerate(dict.fromkeys(frame["group"]))})
+    return frame.sort_values(["order", "seed", "done"]).reset_index(drop=True), damaged
 
 
 def percent(value: float) -> str:
@@ -66,27 +107,200 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """The table for people."""
-    lines = [
-        "| method | seed | problems | accuracy (95 %) | pass@5 | maj@5 | sampled tokens | trained tokens | seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in frame.to_dict("records"):
-        interval = f"{percent(row['accuracy'])} ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})"
-        cells = [
-            *(escaping.markdown(str(row[name])) for name in ("method", "seed")), f"{row['problems']:.0f}", interval,
-            percent(row["pass@5"]), percent(row["maj@5"]),
+def results(frame: pd.DataFrame) -> Table:
+    """The comparison: a row a run."""
+    k = frame["k"].iloc[0] if frame["k"].nunique() == 1 else "k"
+    headers = ["method", "seed", "problems", "accuracy (95 %)", f"pass@{k}", f"maj@{k}"]
+    rows = [
+        [
+            row["label"], row["seed"], f"{row['problems']:.0f}",
+            f"{percent(row['accuracy'])} ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})",
+            percent(row["pass"]), percent(row["maj"]),
             f"{row['sampled_tokens']:,.0f}", f"{row['trained_tokens']:,.0f}", f"{row['seconds']:.0f}",
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        ]
+        for row in frame.to_dict("records")
+    ]  # fmt: skip
+    tested = sorted({f"{number:.0f}" for number in frame["test_problems"]}, key=int)
+    caption = (
+        f"Accuracy is greedy, on {' or '.join(tested)} held-out problems, with Wilson's interval. Sampled tokens are"
+        " all that a method's data was made of, whether this run drew them or found them in the store; seconds are this"
+        " run's own sampling, grading and training."
+    )
+    return Table("Results", caption, [*headers, "sampled tokens", "trained tokens", "seconds"], rows)
+
+
+def over_seeds(frame: pd.DataFrame) -> Table | None:
+    """Mean and spread of each method that has several seeds; None if none has."""
+    rows = []
+    for label, runs in frame.groupby("label", sort=False):
+        if len(runs) > 1:
+            accuracy = runs["accuracy"]
+            spread = f"{100 * accuracy.min():.1f} to {100 * accuracy.max():.1f}"
+            means = [percent(runs[name].mean()) for name in ("pass", "maj")]
+            tokens = [f"{runs[name].mean():,.0f}" for name in ("sampled_tokens", "trained_tokens")]
+            mean, deviation = percent(accuracy.mean()), f"{100 * accuracy.std():.1f}"
+            rows.append([str(label), str(len(runs)), mean, deviation, spread, *means, *tokens])
+    headers = ["method", "seeds", "accuracy", "standard deviation", "least to most", "pass@k", "maj@k"]
+    caption = "Means over seeds; the standard deviation, in points, is that between seeds (n - 1)."
+    return Table("Over seeds", caption, [*headers, "sampled tokens", "trained tokens"], rows) if rows else None
+
+
+def differences(frame: pd.DataFrame, baseline: str | None, damaged: dict[Path, InputError]) -> Table | None:
+    """Each run against the baseline of its group and seed on the same problems, and over seeds; None without a pair.
+
+    Args:
+        frame: of :func:`tested_runs`.
+        baseline: a method; None takes sft, or else the first.
+        damaged: takes up the runs whose graded problems cannot be read.
+
+    Raises:
+        InputError: no run is the baseline's.
+    """
+    methods = list(dict.fromkeys(frame["method"]))
+    if baseline is not None and baseline not in methods:
+        raise InputError(f"baseline: no tested run is called {baseline}; it is one of {', '.join(methods)}")
+    first = baseline or ("sft" if "sft" in methods else methods[0])
+    rows: list[list[str]] = []
+    for _, group in frame.groupby("group", sort=False):
+        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for seed, runs in group.groupby("seed", sort=False):
+            problems = {row["label"]: graded(Path(row["home"]), damaged) for row in runs.to_dict("records")}
+            base = next((row["label"] for row in runs.to_dict("records") if row["method"] == first), None)
+            for label, others in problems.items():
+                of = problems.get(base, {})
+                shared = [name for name in of if name in others]
+                if label == base or not shared:
+                    continue
+                pair = column(of, "accuracy", shared), column(others, "accuracy", shared)
+                pairs.setdefault(label, []).append(pair)
+                d = paired_difference(*pair)
+                change = points(d.second - d.first, d.low, d.high)
+                rows.append([label, str(seed), change, str(d.gained), str(d.lost), f"{d.p:.2g}", str(len(shared))])
+        for label, found in pairs.items():
+            if len(found) > 1 and len({len(before) for before, _ in found}) == 1:
+                changes = np.stack([after - before for before, after in found])
+                low, high = np.quantile(resampled_means({0: changes}, RESAMPLES, 0)[0], [0.025, 0.975])
+                mean = points(float(changes.mean()), low, high)
+                rows.append([label, "all", mean, "", "", "", str(changes.shape[1])])
+    caption = (
+        f"Against {first}, on the same problems: the difference in points with its 95 % interval (bootstrap over"
+        " problems; over all seeds, over seeds and problems), problems gained and lost, and the exact McNemar test, not"
+        " adjusted for the number of comparisons."
+    )
+    headers = ["method", "seed", "points (95 %)", "gained", "lost", "p", "problems"]
+    return Table("Differences", caption, headers, rows) if rows else None
+
+
+def points(change: float, low: float, high: float) -> str:
+    """A difference of shares in points, with its interval."""
+    return f"{100 * change:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def graded(home: Path, damaged: dict[Path, InputError]) -> dict[str, dict[str, float]]:
+    """The graded problems of a run; empty if they cannot be read, which is noted."""
+    try:
+        return read_evaluated(home)
+    except InputError as error:
+        damaged[home] = error
+        return {}
+
+
+def by_fact(frame: pd.DataFrame) -> list[Table]:
+    """Greedy accuracy by each fact that problems have, as level or subject; means over seeds."""
+    found: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {}
+    for row in frame.to_dict("records"):
+        file = Path(row["home"]) / "evaluation" / "test.json"
+        for item in read_evaluation(file).get("breakdown", []):
+            with suppress(KeyError, TypeError, ValueError):  # of another evaluation's making
+                cell = float(item["accuracy"]), float(item["problems"])
+                of_fact = found.setdefault(str(item["by"]), {})
+                of_fact.setdefault(str(item["value"]), {}).setdefault(row["label"], []).append(cell)
+    labels, tables = list(dict.fromkeys(frame["label"])), []
+    for fact, values in found.items():
+        rows = []
+        for value, cells in values.items():
+            tested = next(iter(cells.values()))[0][1]
+            shares = [percent(float(np.mean([a for a, _ in cells[m]]))) if m in cells else "" for m in labels]
+            rows.append([value, f"{tested:.0f}", *shares])
+        caption = "Greedy accuracy on the test problems, means over seeds."
+        tables.append(Table(f"Accuracy by {fact}", caption, [fact, "problems", *labels], rows))
+    return tables
+
+
+def data_table(frame: pd.DataFrame, damaged: dict[Path, InputError]) -> Table | None:
+    """What each method's data was made of, means over seeds; None without any."""
+    rows = []
+    for label, runs in frame.groupby("label", sort=False):
+        found = []
+        for home in map(Path, runs["home"]):
+            try:
+                found.append(run_facts.data_facts(home))
+            except InputError as error:
+                damaged[home] = error
+        mean = pd.DataFrame([facts for facts in found if facts]).mean()
+        if mean.empty:
+            continue
+        whole = [f"{mean[name]:,.0f}" if name in mean else "" for name in ("problems", "solutions")]
+        of = mean.get("solutions", 0), mean.get("solutions", 0), mean.get("problems", 0) if "solutions" in mean else 0
+        names = ("correct_solutions", "distinct_solutions", "mixed_problems")
+        shares = [percent(mean[n] / total) if n in mean and total else "" for n, total in zip(names, of, strict=True)]
+        made = [f"{mean[name]:,.0f}" if name in mean else "" for name in ("valued_solutions", "pits", "examples")]
+        seconds = [f"{mean[name]:.0f}" if name in mean else "" for name in run_facts.SECONDS]
+        rows.append([str(label), *whole, *shares, *made, *seconds])
+    caption = (
+        "Means over seeds. Solutions are those sampled from the policy, with the shares of right and of distinct ones,"
+        " and the share of problems that have both right and wrong ones; pits are valued solutions with a first pit"
+        " (K = 1); examples are pairs where a method trains on pairs."
+    )
+    headers = ["method", "problems", "solutions", "right", "distinct", "with both", "valued", "pits", "examples"]
+    return Table("Data", caption, [*headers, "s sampling", "s grading", "s training"], rows) if rows else None
+
+
+def settings_text(frame: pd.DataFrame, damaged: dict[Path, InputError]) -> list[str]:
+    """Sections on hyper-parameters: a table of those that differ, a list of those in common."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in frame.to_dict("records"):
+        try:
+            found.setdefault(row["label"], []).append(run_facts.settings(Path(row["home"])))
+        except InputError as error:
+            damaged[Path(row["home"])] = error
+    differ, common = run_facts.differing(found)
+    sections = []
+    if differ:
+        labels = list(next(iter(differ.values())))
+        rows = [[key, *row.values()] for key, row in differ.items()]
+        caption = "Settings that differ between methods, without `init_args`; what seeds differ in is listed."
+        sections.append(Table("Settings that differ", caption, ["setting", *labels], rows, len(labels) + 1).markdown)
+    if common:
+        lines = "\n".join(visible(f"{key}: {value}").replace("\n", "\\n") for key, value in common.items())
+        fence = "`" * (max((len(run) for run in re.findall("`+", lines)), default=2) + 1)
+        sections.append(f"## Settings in common\n\n{max(fence, '```')}yaml\n{lines}\n{max(fence, '```')}")
+    return sections
+
+
+def origin_text(frame: pd.DataFrame) -> str:
+    """Dates, fingerprints and versions, as far as the runs hold them."""
+    homes = {(row["label"], row["seed"]): Path(row["home"]) for row in frame.to_dict("records")}
+    found = {key: run_facts.provenance(home) for key, home in homes.items()}
+    if not any(found.values()):
+        return ""
+    names = ["tested", "settings", "data", "test problems"]
+    rows = [[*key, *(of.get(name, "") for name in names)] for key, of in found.items()]
+    caption = (
+        "When each run was tested (UTC), and the fingerprints of its settings, its training data and its test problems."
+    )
+    table = Table("Origin", caption, ["method", "seed", *names], rows, 6).markdown
+    said = [run_facts.versions(home) for home in homes.values()]
+    by_name = {name: ", ".join(dict.fromkeys(of[name] for of in said if name in of)) for of in said for name in of}
+    listed = "; ".join(f"{escaping.markdown(name)} {escaping.markdown(version)}" for name, version in by_name.items())
+    return f"{table}\n\nVersions: {listed}." if by_name else table
 
 
 def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:
     """Plain words on whether the accuracies are in the order given, and how the intervals lie, seed by seed."""
     lines = []
-    for seed, rows in frame.groupby("seed"):
+    for (group, number_of), rows in frame.groupby(["group", "seed"], sort=False):
+        seed = f"{group}, seed {number_of}" if frame["group"].nunique() > 1 else f"seed {number_of}"
         by_method = rows.set_index("method")
         accuracy = by_method["accuracy"]
         present = [m for m in methods if m in by_method.index]
@@ -96,19 +310,19 @@ def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:
             apart = "apart" if by_method["accuracy_high"][worse] < by_method["accuracy_low"][better] else "overlapping"
             paired = paired_words(Path(by_method["home"][worse]), Path(by_method["home"][better]))
             lines.append(
-                f"- seed {seed}: {worse} {percent(low)} {holds} {better} {percent(high)} (95 % intervals {apart};"
+                f"- {seed}: {worse} {percent(low)} {holds} {better} {percent(high)} (95 % intervals {apart};"
                 f" on the same problems {paired})"
             )
         if len(present) > 2:
             first, last = by_method.loc[present[0]], by_method.loc[present[-1]]
             apart = "do not overlap" if first["accuracy_high"] < last["accuracy_low"] else "overlap or are reversed"
-            lines.append(f"- seed {seed}: the intervals of {present[0]} and {present[-1]} {apart}")
+            lines.append(f"- {seed}: the intervals of {present[0]} and {present[-1]} {apart}")
     return "\n".join(lines)
 
 
 def paired_words(worse: Path, better: Path) -> str:
     """The paired difference of two runs in words."""
-    first, second = read_evaluated(worse), read_evaluated(better)
+    first, second = graded(worse, {}), graded(better, {})
     shared = [name for name in first if name in second]
     if not shared:
         return "nothing to pair"
@@ -117,17 +331,17 @@ def paired_words(worse: Path, better: Path) -> str:
 
 def plot(frame: pd.DataFrame) -> Figure:
     """Accuracy of each method with its interval, a mark a seed, and pass@5 behind it."""
-    methods = list(dict.fromkeys(frame["method"]))
+    methods = list(dict.fromkeys(frame["label"]))
     figure = Figure(figsize=(1.6 + 1.1 * len(methods), 4.2), layout="constrained")
     axes = figure.subplots()
     seeds = list(dict.fromkeys(frame["seed"]))
     for s, (_, rows) in enumerate(frame.groupby("seed", sort=False)):
-        x = [methods.index(m) + (s - (len(seeds) - 1) / 2) * 0.18 for m in rows["method"]]
+        x = [methods.index(m) + (s - (len(seeds) - 1) / 2) * 0.18 for m in rows["label"]]
         y = rows["accuracy"].to_numpy()
         errors = [y - rows["accuracy_low"], rows["accuracy_high"] - y]
         first = s == 0
         axes.errorbar(x, y, yerr=errors, fmt="o", color="#0072B2", capsize=3, label="greedy (95 %)" if first else None)
-        axes.plot(x, rows["pass@5"], "^", color="#999999", label="pass@5" if first else None)
+        axes.plot(x, rows["pass"], "^", color="#999999", label="pass@k" if first else None)
     axes.set_xticks(range(len(methods)), [m.replace("_", "\n") for m in methods], parse_math=False)
     axes.set(ylabel="accuracy on held-out problems", ylim=(0, 1), xlim=(-0.6, len(methods) - 0.4))
     axes.grid(axis="y", alpha=0.3)
@@ -141,35 +355,93 @@ def log_to_tensorboard(frame: pd.DataFrame, root: Path) -> None:
         for row in frame.to_dict("records"):
             step = int(row["seed"]) if str(row["seed"]).isdigit() else 0
             for name in (*METRICS, "sampled_tokens", "trained_tokens", "seconds"):
-                writer.add_scalar(f"report/{row['method']}/{name}", row[name], step)
+                writer.add_scalar(f"report/{row['label']}/{name}", row[name], step)
 
 
-def report(root: Path, order: Sequence[str] = ("sft", "rft", "step_dpo")) -> str:
-    """Write ``report.md``, ``report.csv`` and ``report.png`` into ``root``, and the numbers to TensorBoard.
+def runs_left_out(roots: Sequence[Path], damaged: dict[Path, InputError]) -> str:
+    """A line for each run that is damaged or not finished."""
+    lines = [
+        f"- damaged, not or only partly in the tables: {escaping.markdown(str(error))}" for error in damaged.values()
+    ]
+    for root in roots:
+        lines += [f"- {escaping.markdown(str(home))}: {state}" for home, state in run_facts.unfinished(root)]
+    return "## Runs that are not finished\n\n" + "\n".join(lines) if lines else ""
+
+
+def read_all_curves(frame: pd.DataFrame, damaged: dict[Path, InputError]) -> dict[str, list[dict[str, curves.Curve]]]:
+    """The curves of each method's seeds."""
+    found: dict[str, list[dict[str, curves.Curve]]] = {}
+    for row in frame.to_dict("records"):
+        try:
+            found.setdefault(row["label"], []).append(curves.read_curves(Path(row["home"])))
+        except InputError as error:
+            damaged[Path(row["home"])] = error
+    return found
+
+
+def report(
+    root: Path | Sequence[Path],
+    order: Sequence[str] = ("sft", "rft", "step_dpo"),
+    baseline: str | None = None,
+    output: Path | None = None,
+) -> str:
+    """Write ``report.md`` with its pictures, ``report.tex``, ``report.csv``, and the numbers to TensorBoard.
 
     Args:
-        root: a run directory, or one above several.
+        root: a run directory, one above several, or several of these.
         order: methods in the order that the paper leads one to expect; the report says whether it holds.
+        baseline: the method that the others are held against; None takes sft, or else the first.
+        output: the folder that is written to; by default the one root.
 
     Returns:
         The Markdown text.
+
+    Raises:
+        InputError: no run is tested, or several roots have no ``output``.
     """
-    frame = read_runs(root)
-    write_whole(root / "report.csv", frame[COLUMNS].to_csv(index=False))
+    roots = [root] if isinstance(root, Path) else list(root)
+    if output is None and len(roots) > 1:
+        raise InputError("report: several directories, and no place for their report; name one by --output FOLDER")
+    folder = output or roots[0]
+    frame, damaged = tested_runs(roots)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "report.csv", frame.assign(method=frame["label"])[COLUMNS].to_csv(index=False))
+    tables = [results(frame), over_seeds(frame), differences(frame, baseline, damaged), *by_fact(frame)]
+    facts = data_table(frame, damaged)
+    drawn = curves.plot_curves(read_all_curves(frame, damaged))
+    settings = settings_text(frame, damaged)
+    argv = ["stepneg", "report", *map(str, roots), f"--order=[{','.join(order)}]"]
+    argv += [f"--baseline={baseline}"] if baseline else []
+    argv += [f"--output={output}"] if output else []
     text = "\n\n".join(
         part
         for part in (
             "# Report",
-            markdown(frame),
-            f"Accuracy is greedy, on {frame['test_problems'].iloc[0]:.0f} held-out problems. Sampled tokens are all"
-            " that a method's data was made of, whether this run drew them or found them in the store; seconds are"
-            " this run's own sampling, grading and training.",
+            tables[0].markdown if tables[0] else "",
             order_finding(frame, order),
             "![accuracy by method](report.png)",
+            *(table.markdown for table in tables[1:] if table),
+            "## Curves\n\nFrom the runs' TensorBoard events; a colour a method, a line a seed.\n\n![curves](curves.png)"
+            if drawn
+            else "",
+            facts.markdown if facts else "",
+            *settings,
+            origin_text(frame),
+            runs_left_out(roots, damaged),
+            f"Made by `{visible(shlex.join(argv))}`, stepneg {__version__}; the tables stand in report.tex, too.",
         )
         if part
     )
-    write_whole(root / "report.md", text + "\n")
-    plot(frame).savefig(unlinked(root / "report.png"), dpi=130)
-    log_to_tensorboard(frame, root)
+    write_whole(folder / "report.md", text + "\n")
+    in_latex = "\n\n".join(table.latex for table in (*tables, facts) if table)
+    write_whole(folder / "report.tex", f"% \\usepackage{{booktabs}}\n\n{in_latex}\n")
+    plot(frame).savefig(unlinked(folder / "report.png"), dpi=130)
+    if drawn:
+        drawn.savefig(unlinked(folder / "curves.png"), dpi=130)
+    log_to_tensorboard(frame, folder)
     return text
+
+
+def brief(text: str) -> str:
+    """The part of a report for a terminal: the results, and how they lie to each other."""
+    return text.partition("\n\n![accuracy by method]")[0].removeprefix("# Report\n\n")
