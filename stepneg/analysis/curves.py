@@ -20,6 +20,7 @@ PANELS = {  # by tag, in the order of the figure
     "validation/accuracy": "validation accuracy (95 %)",
 }
 MOST_POINTS = 500
+LINES = ("-", "--", ":", "-.")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")  # Okabe and Ito
 
 
@@ -74,7 +75,10 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, Curve]]]) -> Figure |
     for axes, tag in zip(panels, tags, strict=False):
         for colour, (method, runs) in enumerate(curves.items()):
             for seed, run in enumerate(run for run in runs if tag in run):
-                shown = {"color": COLOURS[colour % len(COLOURS)], "linestyle": ("-", "--")[colour // len(COLOURS) % 2]}
+                shown = {
+                    "color": COLOURS[colour % len(COLOURS)],
+                    "linestyle": LINES[colour // len(COLOURS) % len(LINES)],
+                }
                 steps, values = thinned(run[tag])
                 mark = "o" if len(steps) == 1 else None
                 axes.plot(steps, values, **shown, linewidth=1, marker=mark, label=None if seed else f"\u200b{method}")
