@@ -360,9 +360,7 @@ def log_to_tensorboard(frame: pd.DataFrame, root: Path) -> None:
 
 def runs_left_out(roots: Sequence[Path], damaged: dict[Path, InputError]) -> str:
     """A line for each run that is damaged or not finished."""
-    lines = [
-        f"- damaged, not or only partly in the tables: {escaping.markdown(str(error))}" for error in damaged.values()
-    ]
+    lines = [f"- damaged, not wholly in the tables: {escaping.markdown(str(error))}" for error in damaged.values()]
     for root in roots:
         lines += [f"- {escaping.markdown(str(home))}: {state}" for home, state in run_facts.unfinished(root)]
     return "## Runs that are not finished\n\n" + "\n".join(lines) if lines else ""

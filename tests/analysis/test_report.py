@@ -172,6 +172,10 @@ def test_other_numbers_of_samples(tmp_path: Path) -> None:
 
 def test_damage_beside_the_numbers_is_noted(root: Path) -> None:
     best = root / "seed-0" / "step_dpo"
+    values = json.loads((best / "evaluation" / "test.json").read_text())
+    del values["sha256"]  # as older evaluations have none; with one, the run is damaged as a whole
+    (best / "evaluation" / "test.json").write_text(json.dumps(values))
+    (root / "seed-1" / "sft" / "evaluation" / "test.jsonl").write_text("")
     (best / "evaluation" / "test.jsonl").write_text('{"problem_id": "p0"}\n')
     (root / "seed-0" / "sft" / "config.yaml").write_text("a: [")
     (root / "seed-1" / "step_dpo" / "data" / "abc.traces.jsonl").write_text("{}\n")
@@ -183,7 +187,10 @@ def test_damage_beside_the_numbers_is_noted(root: Path) -> None:
         "abc.traces.jsonl, line 1:",
     ):
         assert said in left_out
-    assert "| step_dpo | 0 | " in "\n".join(section(text, "Results"))
+    assert "seed-1/sft/evaluation/test.json: it or its .jsonl was changed or damaged" in left_out
+    results = "\n".join(section(text, "Results"))
+    assert "| step_dpo | 0 | " in results
+    assert "| sft | 1 | " not in results
     assert not any(line.startswith("| step_dpo | 0") for line in section(text, "Differences"))
 
 
