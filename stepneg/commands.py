@@ -89,12 +89,13 @@ def told(config: jsonargparse.Namespace, repeat: list["Cell"]) -> str | None:
 
 def write_tables(config: jsonargparse.Namespace) -> None:
     """Report, study and the tables of study commands of a finished chain, as far as it has them."""
-    from stepneg.analysis.report import report  # imports of seconds, which --help shall not wait for
+    from stepneg.analysis.report import brief, report  # imports of seconds, which --help shall not wait for
     from stepneg.analysis.study import over_seeds, study
     from stepneg.studies import credit, first_hop, spurious
 
     if any(config.root.glob("**/evaluation/test.json")):  # a chain may hold no tested policy
-        print(report(config.root, config.order))
+        print(brief(report(config.root, config.order)))
+        print(f"\nthe whole page: {config.root / 'report.md'}")
     if config.baseline is not None:
         print(study(config.root, config.baseline))
     tables = {
@@ -349,19 +350,20 @@ def study_verb(module: str, name: str, argv: list[str]) -> None:
 
 
 def report_verb(argv: list[str]) -> None:
-    """One table and one plot over all tested runs below a directory."""
-    from stepneg.analysis.report import report
+    """Tables, plots and a page over all tested runs below directories: report.md, report.tex, report.csv, *.png."""
+    parser = Parser(prog="stepneg report", description=report_verb.__doc__)
+    parser.add_argument("root", nargs="+", type=Path, help="a run directory, or one above several; more are compared")
+    said = "methods in the order that is checked"
+    parser.add_argument("--order", type=list[str], default=["sft", "rft", "step_dpo"], help=said)
+    said = "the method that the others are held against on the same problems; by default sft, or else the first"
+    parser.add_argument("--baseline", type=str | None, default=None, help=said)
+    said = "folder that is written to; by default ROOT, of several it must be named"
+    parser.add_argument("--output", type=Path | None, default=None, help=said)
+    given = parse(parser, argv)
+    from stepneg.analysis.report import brief, report
 
-    def main(root: Path, order: list[str] = ["sft", "rft", "step_dpo"]) -> None:  # noqa: B006
-        """Write report.md, report.csv and report.png.
-
-        Args:
-            root: a run directory, or one above several.
-            order: methods in the order that is checked.
-        """
-        print(report(root, order))
-
-    call(main, argv, "report", ["root"])
+    print(brief(report(given.root, given.order, given.baseline, given.output)))
+    print(f"\nwritten: {(given.output or given.root[0]) / 'report.md'}, report.tex, report.csv")
 
 
 def evaluate_verb(argv: list[str]) -> None:
@@ -498,7 +500,7 @@ SUMMARIES = {
         "sweep": "the chain at several sizes, and which method needs how many problems",
         "estimate": "what a chain or a sweep will cost, before it is run",
         "memory": "what training a model takes of each GPU, and what fits",
-        "report": "one table and one plot over all tested runs below a directory",
+        "report": "tables, plots and a page for an appendix over all tested runs below directories",
         "compare": "two evaluations of the same problems, paired",
         "rerun": "repeat a run or a chain from its directory alone, and compare",
         "traces": "one HTML page to browse a run's solutions: step values, pits, pairs, verdicts",

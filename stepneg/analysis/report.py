@@ -1,5 +1,7 @@
-"""``stepneg report``: one table and one plot over all runs below a directory."""
+"""``stepneg report``: tables, plots and a page over all runs below directories."""
 
+import re
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -8,8 +10,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from stepneg import escaping
-from stepneg.analysis.paired import column, paired_difference, read_evaluated
+from stepneg import __version__, escaping
+from stepneg.analysis import curves, run_facts
+from stepneg.analysis.paired import column, paired_difference
+from stepneg.analysis.sections import (
+    by_fact,
+    data_table,
+    differences,
+    graded,
+    origin_text,
+    over_seeds,
+    percent,
+    results,
+    settings_text,
+)  # fmt: skip
 from stepneg.errors import InputError
 from stepneg.escaping import visible
 from stepneg.evaluation_files import read_evaluation
@@ -45,6 +59,9 @@ def read_run(home: Path) -> dict[str, float | str]:
     row["test_problems"] = number(metrics, "problems", file, mend)
     row["home"] = str(home)
     row["done"] = (home / "evaluation" / "test.json").stat().st_mtime
+    row["k"] = next((name.partition("@")[2] for name in metrics if re.fullmatch(r"pass@\d{1,6}", name)), "5")
+    for name in ("pass", "maj"):
+        row[name] = number(metrics, f"{name}@{row['k']}", file, mend, 0)
     return row
 
 
@@ -52,41 +69,50 @@ def read_runs(root: Path) -> pd.DataFrame:
     """A row for each evaluated run below ``root``, in the order in which they were evaluated within a seed.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or one is damaged.
     """
-    homes = [file.parent.parent for file in root.glob("**/evaluation/test.json")]
-    if not homes:
-        raise InputError(f"{root}: no run below it has been tested; run `stepneg pipeline` or `stepneg test` first")
-    frame = pd.DataFrame([read_run(home) for home in homes])
-    return frame.sort_values(["seed", "done"]).reset_index(drop=True)
+    frame, damaged = tested_runs([root])
+    if damaged:
+        raise next(iter(damaged.values()))
+    return frame
 
 
-def percent(value: float) -> str:
-    """0.5 as 50.0 %."""
-    return f"{100 * value:.1f} %"
+def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputError]]:
+    """The evaluated runs below directories, as :func:`read_runs`, and those that cannot be read with the reason.
 
+    Columns more than there: ``group``, where the runs of one seed are together, and ``label``, the method with what
+    tells it from others: the root of several, the size of a sweep.
 
-def markdown(frame: pd.DataFrame) -> str:
-    """The table for people."""
-    lines = [
-        "| method | seed | problems | accuracy (95 %) | pass@5 | maj@5 | sampled tokens | trained tokens | seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in frame.to_dict("records"):
-        interval = f"{percent(row['accuracy'])} ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})"
-        cells = [
-            *(escaping.markdown(str(row[name])) for name in ("method", "seed")), f"{row['problems']:.0f}", interval,
-            percent(row["pass@5"]), percent(row["maj@5"]),
-            f"{row['sampled_tokens']:,.0f}", f"{row['trained_tokens']:,.0f}", f"{row['seconds']:.0f}",
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+    Raises:
+        InputError: none can be read.
+    """
+    rows, damaged = [], {}
+    names = {root: root.name if len({r.name for r in roots}) == len(roots) else str(root) for root in roots}
+    for root in roots:
+        for home in sorted({file.parent.parent for file in root.glob("**/evaluation/test.json")}):
+            try:
+                row = read_run(home)
+            except InputError as error:
+                damaged[home] = error
+                continue
+            above = [part for part in home.relative_to(root).parts[:-1] if not part.startswith("seed-")]
+            where = [names[root], *above] if len(roots) > 1 else above
+            rows.append(row | {"group": "/".join(where), "label": "/".join([*where, str(row["method"])])})
+    if not rows and damaged:
+        raise next(iter(damaged.values()))
+    if not rows:
+        shown = ", ".join(map(str, roots))
+        raise InputError(f"{shown}: no run below it has been tested; run `stepneg pipeline` or `stepneg test` first")
+    frame = pd.DataFrame(rows)
+    frame["order"] = frame["group"].map({group: i for i, group in enumerate(dict.fromkeys(frame["group"]))})
+    return frame.sort_values(["order", "seed", "done"]).reset_index(drop=True), damaged
 
 
 def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:
     """Plain words on whether the accuracies are in the order given, and how the intervals lie, seed by seed."""
     lines = []
-    for seed, rows in frame.groupby("seed"):
+    for (group, number_of), rows in frame.groupby(["group", "seed"], sort=False):
+        seed = f"{group}, seed {number_of}" if frame["group"].nunique() > 1 else f"seed {number_of}"
         by_method = rows.set_index("method")
         accuracy = by_method["accuracy"]
         present = [m for m in methods if m in by_method.index]
@@ -96,19 +122,19 @@ def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:
             apart = "apart" if by_method["accuracy_high"][worse] < by_method["accuracy_low"][better] else "overlapping"
             paired = paired_words(Path(by_method["home"][worse]), Path(by_method["home"][better]))
             lines.append(
-                f"- seed {seed}: {worse} {percent(low)} {holds} {better} {percent(high)} (95 % intervals {apart};"
+                f"- {seed}: {worse} {percent(low)} {holds} {better} {percent(high)} (95 % intervals {apart};"
                 f" on the same problems {paired})"
             )
         if len(present) > 2:
             first, last = by_method.loc[present[0]], by_method.loc[present[-1]]
             apart = "do not overlap" if first["accuracy_high"] < last["accuracy_low"] else "overlap or are reversed"
-            lines.append(f"- seed {seed}: the intervals of {present[0]} and {present[-1]} {apart}")
+            lines.append(f"- {seed}: the intervals of {present[0]} and {present[-1]} {apart}")
     return "\n".join(lines)
 
 
 def paired_words(worse: Path, better: Path) -> str:
     """The paired difference of two runs in words."""
-    first, second = read_evaluated(worse), read_evaluated(better)
+    first, second = graded(worse, {}), graded(better, {})
     shared = [name for name in first if name in second]
     if not shared:
         return "nothing to pair"
@@ -117,17 +143,17 @@ def paired_words(worse: Path, better: Path) -> str:
 
 def plot(frame: pd.DataFrame) -> Figure:
     """Accuracy of each method with its interval, a mark a seed, and pass@5 behind it."""
-    methods = list(dict.fromkeys(frame["method"]))
+    methods = list(dict.fromkeys(frame["label"]))
     figure = Figure(figsize=(1.6 + 1.1 * len(methods), 4.2), layout="constrained")
     axes = figure.subplots()
     seeds = list(dict.fromkeys(frame["seed"]))
     for s, (_, rows) in enumerate(frame.groupby("seed", sort=False)):
-        x = [methods.index(m) + (s - (len(seeds) - 1) / 2) * 0.18 for m in rows["method"]]
+        x = [methods.index(m) + (s - (len(seeds) - 1) / 2) * 0.18 for m in rows["label"]]
         y = rows["accuracy"].to_numpy()
         errors = [y - rows["accuracy_low"], rows["accuracy_high"] - y]
         first = s == 0
         axes.errorbar(x, y, yerr=errors, fmt="o", color="#0072B2", capsize=3, label="greedy (95 %)" if first else None)
-        axes.plot(x, rows["pass@5"], "^", color="#999999", label="pass@5" if first else None)
+        axes.plot(x, rows["pass"], "^", color="#999999", label="pass@k" if first else None)
     axes.set_xticks(range(len(methods)), [m.replace("_", "\n") for m in methods], parse_math=False)
     axes.set(ylabel="accuracy on held-out problems", ylim=(0, 1), xlim=(-0.6, len(methods) - 0.4))
     axes.grid(axis="y", alpha=0.3)
@@ -141,35 +167,91 @@ def log_to_tensorboard(frame: pd.DataFrame, root: Path) -> None:
         for row in frame.to_dict("records"):
             step = int(row["seed"]) if str(row["seed"]).isdigit() else 0
             for name in (*METRICS, "sampled_tokens", "trained_tokens", "seconds"):
-                writer.add_scalar(f"report/{row['method']}/{name}", row[name], step)
+                writer.add_scalar(f"report/{row['label']}/{name}", row[name], step)
 
 
-def report(root: Path, order: Sequence[str] = ("sft", "rft", "step_dpo")) -> str:
-    """Write ``report.md``, ``report.csv`` and ``report.png`` into ``root``, and the numbers to TensorBoard.
+def runs_left_out(roots: Sequence[Path], damaged: dict[Path, InputError]) -> str:
+    """A line for each run that is damaged or not finished."""
+    lines = [f"- damaged, not wholly in the tables: {escaping.markdown(str(error))}" for error in damaged.values()]
+    for root in roots:
+        lines += [f"- {escaping.markdown(str(home))}: {state}" for home, state in run_facts.unfinished(root)]
+    return "## Runs that are not finished\n\n" + "\n".join(lines) if lines else ""
+
+
+def read_all_curves(frame: pd.DataFrame, damaged: dict[Path, InputError]) -> dict[str, list[dict[str, curves.Curve]]]:
+    """The curves of each method's seeds."""
+    found: dict[str, list[dict[str, curves.Curve]]] = {}
+    for row in frame.to_dict("records"):
+        try:
+            found.setdefault(row["label"], []).append(curves.read_curves(Path(row["home"])))
+        except InputError as error:
+            damaged[Path(row["home"])] = error
+    return found
+
+
+def report(
+    root: Path | Sequence[Path],
+    order: Sequence[str] = ("sft", "rft", "step_dpo"),
+    baseline: str | None = None,
+    output: Path | None = None,
+) -> str:
+    """Write ``report.md`` with its pictures, ``report.tex``, ``report.csv``, and the numbers to TensorBoard.
 
     Args:
-        root: a run directory, or one above several.
+        root: a run directory, one above several, or several of these.
         order: methods in the order that the paper leads one to expect; the report says whether it holds.
+        baseline: the method that the others are held against; None takes sft, or else the first.
+        output: the folder that is written to; by default the one root.
 
     Returns:
         The Markdown text.
+
+    Raises:
+        InputError: no run is tested, or several roots have no ``output``.
     """
-    frame = read_runs(root)
-    write_whole(root / "report.csv", frame[COLUMNS].to_csv(index=False))
+    roots = [root] if isinstance(root, Path) else list(root)
+    if output is None and len(roots) > 1:
+        raise InputError("report: several directories, and no place for their report; name one by --output FOLDER")
+    folder = output or roots[0]
+    frame, damaged = tested_runs(roots)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "report.csv", frame.assign(method=frame["label"])[COLUMNS].to_csv(index=False))
+    tables = [results(frame), over_seeds(frame), differences(frame, baseline, damaged), *by_fact(frame)]
+    facts = data_table(frame, damaged)
+    drawn = curves.plot_curves(read_all_curves(frame, damaged))
+    settings = settings_text(frame, damaged)
+    argv = ["stepneg", "report", *map(str, roots), f"--order=[{','.join(order)}]"]
+    argv += [f"--baseline={baseline}"] if baseline else []
+    argv += [f"--output={output}"] if output else []
     text = "\n\n".join(
         part
         for part in (
             "# Report",
-            markdown(frame),
-            f"Accuracy is greedy, on {frame['test_problems'].iloc[0]:.0f} held-out problems. Sampled tokens are all"
-            " that a method's data was made of, whether this run drew them or found them in the store; seconds are"
-            " this run's own sampling, grading and training.",
+            tables[0].markdown if tables[0] else "",
             order_finding(frame, order),
             "![accuracy by method](report.png)",
+            *(table.markdown for table in tables[1:] if table),
+            "## Curves\n\nFrom the runs' TensorBoard events; a colour a method, a line a seed.\n\n![curves](curves.png)"
+            if drawn
+            else "",
+            facts.markdown if facts else "",
+            *settings,
+            origin_text(frame),
+            runs_left_out(roots, damaged),
+            f"Made by `{visible(shlex.join(argv))}`, stepneg {__version__}; the tables stand in report.tex, too.",
         )
         if part
     )
-    write_whole(root / "report.md", text + "\n")
-    plot(frame).savefig(unlinked(root / "report.png"), dpi=130)
-    log_to_tensorboard(frame, root)
+    write_whole(folder / "report.md", text + "\n")
+    in_latex = "\n\n".join(table.latex for table in (*tables, facts) if table)
+    write_whole(folder / "report.tex", f"% \\usepackage{{booktabs}}\n\n{in_latex}\n")
+    plot(frame).savefig(unlinked(folder / "report.png"), dpi=130)
+    if drawn:
+        drawn.savefig(unlinked(folder / "curves.png"), dpi=130)
+    log_to_tensorboard(frame, folder)
     return text
+
+
+def brief(text: str) -> str:
+    """The part of a report for a terminal: the results, and how they lie to each other."""
+    return text.partition("\n\n![accuracy by method]")[0].removeprefix("# Report\n\n")

@@ -1,0 +1,132 @@
+"""What run directories hold beside their accuracy: settings, data, versions, dates; and which are not finished."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stepneg.bounded_yaml import bounded
+from stepneg.credit.values import first_pit
+from stepneg.errors import InputError
+from stepneg.reading import byte_lines, json_object, number
+from stepneg.record import attempts, leaves
+
+OWN = ("trainer.default_root_dir", "checkpoint.dirpath")  # of each run another
+FACTS = ("problems", "solutions", "correct_solutions", "distinct_solutions", "mixed_problems", "valued_solutions",
+         "examples")  # fmt: skip
+SECONDS = ("seconds_sampling", "seconds_grading", "seconds_training")
+
+
+def unfinished(root: Path) -> Iterator[tuple[Path, str]]:
+    """The runs below a directory that have no evaluation on test problems, each with how far it is."""
+    marks = [file for name in ("config.yaml", "fit.started") for file in root.glob(f"**/{name}")]
+    for home in sorted({file.parent for file in marks if "chain" not in file.relative_to(root).parts}):
+        if (home / "evaluation" / "test.json").exists():
+            continue
+        if (home / "last" / "config.json").exists():
+            yield home, "trained, not tested; run `stepneg test`"
+        elif any(home.glob("checkpoints/*.ckpt")):
+            yield home, "interrupted in training; run its `stepneg fit` again, which goes on from its checkpoint"
+        else:
+            yield home, "begun, not trained; run its `stepneg fit` again"
+
+
+def settings(home: Path) -> dict[str, str]:
+    """A run's configuration, flat, without what is unset; paths below the directory above it begin with ``ROOT``.
+
+    Raises:
+        InputError: ``config.yaml`` (of a run that is only tested, ``config-test.yaml``) cannot be read.
+    """
+    file = next((f for f in (home / "config.yaml", home / "config-test.yaml") if f.is_file()), None)
+    if file is None:
+        return {}
+    try:
+        given = bounded(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from error
+    flat = {place.replace(".init_args", ""): value for place, value in leaves(given) if value is not None}
+    above = str(Path(str(flat.get("trainer.default_root_dir", home))).parent)
+    return {place: str(value).replace(above, "ROOT") for place, value in flat.items() if place not in OWN}
+
+
+def differing(of: Mapping[str, Sequence[Mapping[str, str]]]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Settings that differ between methods, by key and method, and those that all who have them have in common.
+
+    Args:
+        of: of each method, the settings of its seeds. What differs between seeds is listed, as ``0, 1, 2``.
+    """
+    values = {
+        method: {key: ", ".join(dict.fromkeys(run[key] for run in runs if key in run)) for run in runs for key in run}
+        for method, runs in of.items()
+        if any(runs)
+    }
+    keys = list(dict.fromkeys(key for found in values.values() for key in found))
+    rows = {key: {method: found.get(key, "") for method, found in values.items()} for key in keys}
+    common = {key: max(row.values()) for key, row in rows.items() if len(set(filter(None, row.values()))) <= 1}
+    return {key: row for key, row in rows.items() if key not in common}, common
+
+
+def data_facts(home: Path) -> dict[str, float]:
+    """What a run's data was made of, from ``summary.json``, and the pits in its valued solutions; empty without data.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    file = home / "summary.json"
+    if not file.is_file():
+        return {}
+    summary = json_object(file, "test the run again")
+    facts = {name: float(number(summary, name, file, "", 0)) for name in (*FACTS, *SECONDS) if name in summary}
+    traces = sorted(home.glob("data/*.traces.jsonl"), key=lambda f: f.stat().st_mtime)
+    if traces and facts.get("valued_solutions"):
+        facts["pits"] = float(pits(traces[-1]))
+    return facts
+
+
+def pits(file: Path) -> int:
+    """How many valued wrong solutions have a first pit (K = 1, no tolerance).
+
+    Raises:
+        InputError: a line is damaged.
+    """
+    found = 0
+    for line, text in byte_lines(file):
+        try:
+            trace = json.loads(text)
+            values = [c / n for n, c in trace["counts"]]
+            found += not trace["correct"] and first_pit(values) is not None
+        except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError) as error:
+            raise InputError(f"{file}, line {line}: no valued solution ({error!r})") from error
+    return found
+
+
+def provenance(home: Path) -> dict[str, str]:
+    """When a run was tested, by which settings and data, each by its fingerprint; empty if it holds none of these."""
+    found: dict[str, str] = {}
+    record = home / "fit.json"
+    if record.is_file():
+        found["settings"] = str(json_object(record, "run the chain again").get("fingerprint", ""))
+    if data := sorted(file.stem for file in home.glob("data/*.json")):
+        found["data"] = ", ".join(data)
+    kept = [a for a in attempts(home) if isinstance(a, dict) and a.get("verb") == "test"]
+    problems = kept[-1].get("problems") if kept else None
+    if isinstance(problems, dict) and problems:
+        found["test problems"] = ", ".join(str(of.get("fingerprint", "")) for of in problems.values())
+    if found:
+        tested = (home / "evaluation" / "test.json").stat().st_mtime
+        found["tested"] = datetime.fromtimestamp(tested, UTC).strftime("%Y-%m-%d %H:%M")
+    return found
+
+
+def versions(home: Path) -> dict[str, str]:
+    """The versions that a run's last attempt recorded, or Lightning's alone, which heads its configuration."""
+    kept: list[Any] = [a.get("versions") for a in attempts(home) if isinstance(a, dict)]
+    if kept and isinstance(kept[-1], dict):
+        return {str(name): str(version) for name, version in kept[-1].items()}
+    file = home / "config.yaml"
+    head = file.read_bytes()[:200].decode(errors="replace").partition("\n")[0] if file.is_file() else ""
+    name, _, version = head.removeprefix("# ").partition("==")
+    return {name: version} if head.startswith("# ") and version else {}

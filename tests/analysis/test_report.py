@@ -1,0 +1,214 @@
+"""``stepneg report`` over run directories that stepneg's own code wrote, with numbers known by hand."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from stepneg.analysis.curves import MOST_POINTS, read_curves, thinned
+from stepneg.analysis.page import Table, latex
+from stepneg.analysis.report import brief, report
+from stepneg.analysis.run_facts import differing
+from stepneg.cli import main
+from stepneg.errors import InputError
+from stepneg.evaluation import Evaluated, Evaluation, break_down
+from stepneg.grading.estimators import wilson
+
+
+def run(home: Path, correct: list[bool], k: int = 5, **settings: object) -> Path:
+    """A run with this verdict on each problem, levels 1 and 2 in turn, every sample as the greedy solution."""
+    rows = [
+        Evaluated(f"p{i}", "", "1", right, None, "exact", False, k * right, (None,) * k, right, {"level": i % 2 + 1})
+        for i, right in enumerate(correct)
+    ]
+    low, high = wilson(sum(correct), len(correct))
+    share = sum(correct) / len(correct)
+    metrics = {
+        f"{name}{end}": value
+        for name in ("accuracy", f"pass@{k}", f"maj@{k}")
+        for end, value in (("", share), ("_low", low), ("_high", high))
+    }
+    Evaluation(metrics | {"problems": len(rows)}, rows, break_down(rows)).write(home / "evaluation" / "test.json")
+    config = {"seed_everything": 0, "trainer": {"default_root_dir": str(home)}, "data": {"init_args": settings}}
+    (home / "config.yaml").write_text("# lightning.pytorch==2.6.6\n" + json.dumps(config))
+    (home / "fit.json").write_text(json.dumps({"fingerprint": f"mark-{home.name}", "argv": []}))
+    return home
+
+
+def logged(home: Path, scalars: dict[str, list[float]]) -> None:
+    with SummaryWriter(str(home / "tensorboard")) as writer:
+        for tag, values in scalars.items():
+            for step, value in enumerate(values):
+                writer.add_scalar(tag, value, step)
+
+
+RIGHT = [True] * 20
+HALF = [True, False] * 10
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two seeds of two methods, with data, traces and curves, a damaged run and three that are not finished."""
+    root = tmp_path / "chain"
+    for seed in (0, 1):
+        home = root / f"seed-{seed}"
+        run(home / "sft", HALF, lr=1e-3, size=16, policy=f"{home}/base/last")
+        best = run(home / "step_dpo", RIGHT if seed == 0 else [*RIGHT[:15], *[False] * 5], lr=1e-4, size=16, kind=1)
+        summary = {"problems": 10, "solutions": 40, "correct_solutions": 30, "distinct_solutions": 20}
+        summary |= {"mixed_problems": 5, "valued_solutions": 3, "examples": 7, "sampled_tokens": 1234}
+        (best / "summary.json").write_text(json.dumps(summary | {"seconds": 12.3, "seconds_training": 10}))
+        (best / "data").mkdir()
+        (best / "data" / "abc.json").write_text("{}")
+        traces = [
+            {"correct": False, "counts": [[4, 2], [4, 0]]},  # a pit
+            {"correct": False, "counts": [[4, 0], [4, 0]]},  # never solved: none to blame
+            {"correct": True, "counts": [[4, 2], [4, 0]]},
+        ]
+        (best / "data" / "abc.traces.jsonl").write_text("".join(json.dumps(t) + "\n" for t in traces))
+        curve = {"train/loss": [3.0, 2.0, 1.0 + seed], "validation/accuracy": [0.1, 0.5]}
+        logged(best, curve | {"validation/accuracy_low": [0.0, 0.4], "validation/accuracy_high": [0.2, 0.6]})
+    for name, files in {"begun": [], "cut": ["checkpoints/last.ckpt"], "trained": ["last/config.json"]}.items():
+        for file in ["fit.started", *files]:
+            (root / "seed-0" / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / "seed-0" / name / file).write_text("{}")
+    run(root / "seed-0" / "torn", HALF)
+    (root / "seed-0" / "torn" / "evaluation" / "test.json").write_text('{"accuracy": 0.')
+    return root
+
+
+def section(text: str, heading: str) -> list[str]:
+    return text.partition(f"## {heading}\n")[2].partition("\n## ")[0].strip().splitlines()
+
+
+def test_the_page(root: Path) -> None:
+    text = report(root, ["sft", "step_dpo"])
+    assert (root / "report.md").read_text() == text + "\n"
+    low, high = wilson(10, 20)
+    row = f"| sft | 0 | 0 | 50.0 % ({100 * low:.1f} to {100 * high:.1f}) | 50.0 % | 50.0 % | 0 | 0 | 0 |"
+    assert row in section(text, "Results")
+    means = "| step_dpo | 2 | 87.5 % | 17.7 | 75.0 to 100.0 | 87.5 % | 87.5 % | 1,234 | 0 |"
+    assert means in section(text, "Over seeds")
+    differences = section(text, "Differences")
+    assert re.fullmatch(r"\| step_dpo \| 0 \| \+50.0 \(\+[23].*\) \| 10 \| 0 \| 0.002 \| 20 \|", differences[4])
+    assert re.fullmatch(r"\| step_dpo \| 1 \| \+25.0 \(.*\) \| 7 \| 2 \| 0.18 \| 20 \|", differences[5])
+    assert re.fullmatch(r"\| step_dpo \| all \| \+37.5 \(.*\) \|  \|  \|  \| 20 \|", differences[6])
+    assert section(text, "Accuracy by level")[-2:] == ["| 1 | 10 | 100.0 % | 90.0 % |", "| 2 | 10 | 0.0 % | 85.0 % |"]
+    data = "| step_dpo | 10 | 40 | 75.0 % | 50.0 % | 50.0 % | 3 | 1 | 7 |  |  | 10 |"
+    assert data in section(text, "Data")
+    assert section(text, "Settings that differ")[4:] == [
+        "| data.lr | 0.001 | 0.0001 |",
+    ]
+    common = section(text, "Settings in common")
+    assert common[1:-1] == ["seed_everything: 0", "data.size: 16", "data.policy: ROOT/base/last", "data.kind: 1"]
+    origin = section(text, "Origin")
+    assert re.fullmatch(r"\| step_dpo \| 1 \| 20..-..-.. ..:.. \| mark-step_dpo \| abc \|  \|", origin[7])
+    assert "Versions: lightning.pytorch 2.6.6." in origin
+    left_out = "\n".join(section(text, "Runs that are not finished"))
+    for said in ("begun: begun, not trained", "cut: interrupted in training", "trained: trained, not tested"):
+        assert said in left_out
+    assert "torn/evaluation/test.json: not JSON" in left_out
+    assert "seed 0: sft 50.0 % < step_dpo 100.0 %" in brief(text)
+    assert "Over seeds" not in brief(text)
+    assert text.endswith(f"Made by `stepneg report {root} '--order=[sft,step_dpo]'`, stepneg 0.1.0; the tables stand in"
+                         " report.tex, too.")  # fmt: skip
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
+        assert (root / picture).stat().st_size > 10_000
+    frame = pd.read_csv(root / "report.csv")
+    assert list(frame["method"]) == ["sft", "step_dpo"] * 2
+    assert list(frame["accuracy"]) == [0.5, 1.0, 0.5, 0.75]
+
+
+def test_the_tables_in_latex(root: Path) -> None:
+    report(root)
+    text = (root / "report.tex").read_text()
+    assert text.startswith("% \\usepackage{booktabs}\n")
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 5
+    assert r"step\_dpo & all & +37.5 (" in text
+    for row in (line for line in text.splitlines() if line.endswith(r"\\")):
+        assert not re.search(r"(?<!\\)[%_#$]", row)
+    table = Table("A b", "c_d", ["x"], [["50 % & more"]]).latex
+    assert r"\label{tab:a-b}" in table
+    assert r"50 \% \& more \\" in table
+    assert latex(r"\input{x}") == r"\textbackslash{}input\{x\}"
+
+
+def test_several_directories_are_compared(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(root, other, ignore=shutil.ignore_patterns("torn", "begun", "cut", "trained"))
+    main(["report", str(root), str(other), f"--output={tmp_path}/both", "--baseline=step_dpo"])
+    said = capsys.readouterr().out
+    assert "| other/step_dpo | 1 |" in said
+    assert f"written: {tmp_path}/both/report.md" in said
+    text = (tmp_path / "both" / "report.md").read_text()
+    assert "| other/sft | 0 | -50.0 (" in text  # each against the baseline of its own chain
+    assert not (root / "report.md").exists()
+    with pytest.raises(InputError, match="several directories, and no place"):
+        report([root, other])
+    with pytest.raises(InputError, match="baseline: no tested run is called sft2; it is one of sft, step_dpo"):
+        report(root, baseline="sft2")
+
+
+def test_the_sizes_of_a_sweep_are_told_apart(tmp_path: Path) -> None:
+    for size, verdicts in ((16, HALF), (32, RIGHT)):
+        run(tmp_path / f"size-{size}" / "seed-0" / "sft", verdicts)
+        run(tmp_path / f"size-{size}" / "seed-0" / "rft", RIGHT)
+    text = report(tmp_path)
+    assert "| size-16/rft | 0 | +50.0 (" in text
+    assert "| size-32/rft | 0 | +0.0 (" in text
+    assert "- size-16, seed 0: sft 50.0 % < rft 100.0 %" in text
+
+
+def test_other_numbers_of_samples(tmp_path: Path) -> None:
+    run(tmp_path / "seed-0" / "sft", HALF, k=8)
+    lines = section(report(tmp_path), "Results")
+    assert "| pass@8 | maj@8 |" in lines[2]
+    assert "| 50.0 % | 50.0 % |" in lines[4]
+
+
+def test_damage_beside_the_numbers_is_noted(root: Path) -> None:
+    best = root / "seed-0" / "step_dpo"
+    values = json.loads((best / "evaluation" / "test.json").read_text())
+    del values["sha256"]  # as older evaluations have none; with one, the run is damaged as a whole
+    (best / "evaluation" / "test.json").write_text(json.dumps(values))
+    (root / "seed-1" / "sft" / "evaluation" / "test.jsonl").write_text("")
+    (best / "evaluation" / "test.jsonl").write_text('{"problem_id": "p0"}\n')
+    (root / "seed-0" / "sft" / "config.yaml").write_text("a: [")
+    (root / "seed-1" / "step_dpo" / "data" / "abc.traces.jsonl").write_text("{}\n")
+    text = report(root)
+    left_out = "\n".join(section(text, "Runs that are not finished"))
+    for said in (
+        "test.jsonl, line 1: not a graded problem",
+        "config.yaml: cannot be read",
+        "abc.traces.jsonl, line 1:",
+    ):
+        assert said in left_out
+    assert "seed-1/sft/evaluation/test.json: it or its .jsonl was changed or damaged" in left_out
+    results = "\n".join(section(text, "Results"))
+    assert "| step_dpo | 0 | " in results
+    assert "| sft | 1 | " not in results
+    assert not any(line.startswith("| step_dpo | 0") for line in section(text, "Differences"))
+
+
+def test_curves_are_those_of_the_events(root: Path) -> None:
+    home = root / "seed-0" / "step_dpo"
+    steps, values = read_curves(home)["train/loss"]
+    assert steps.tolist() == [0, 1, 2]
+    assert values.tolist() == [3.0, 2.0, 1.0]
+    (file,) = (home / "tensorboard").glob("events*")
+    file.write_bytes(file.read_bytes()[:-7])  # as a kill leaves it
+    assert read_curves(home)["train/loss"][1].tolist() == [3.0, 2.0, 1.0]
+    assert read_curves(root) == {}
+    long = np.arange(10_000), np.arange(10_000.0)
+    short = thinned(long)
+    assert len(short[0]) == MOST_POINTS
+    assert (short[0][0], short[0][-1]) == (0, 9999)
+
+
+def test_settings_that_only_some_have_are_in_common_if_they_agree() -> None:
+    runs = {"a": [{"x": "1", "s": "0"}, {"x": "1", "s": "1"}], "b": [{"x": "2", "y": "3", "s": "0"}, {"s": "1"}]}
+    assert differing(runs) == ({"x": {"a": "1", "b": "2"}}, {"s": "0, 1", "y": "3"})
