@@ -206,16 +206,25 @@ def check_stages(config: jsonargparse.Namespace, cell: "Cell", argv: list[str]) 
 
 def lines_of(argv: list[str], stage: str) -> dict[str, str]:
     """File and line of each of a stage's options in the files of a chain."""
-    found: dict[str, str] = {}
+    shared: dict[str, str] = {}
+    of_stages: list[tuple[dict[str, str | None], dict[str, str]]] = []  # of each: its keys, and lines of its options
     for file, item in read_given(argv):
         if isinstance(item, Option):
             continue
-        if item.path == ("stages", "name"):
-            name = item.value
-        own = item.path[:2] == ("stages", "args") and name == stage
-        if own or item.path[:1] == ("args",):
-            found[f"--{item.path[-1]}"] = f"{file}, line {item.line}"
-    return found
+        where = {f"--{item.path[-1]}": f"{file}, line {item.line}"}
+        if item.path[:1] == ("args",):
+            shared |= where
+        elif item.path[:1] == ("stages",) and len(item.path) > 1:
+            if not of_stages or (len(item.path) == 2 and item.path[1] in of_stages[-1][0]):
+                of_stages.append(({}, {}))  # a key that was there begins the next one, in whichever order they are
+            keys, lines = of_stages[-1]
+            if len(item.path) == 2:
+                keys[item.path[1]] = item.value
+            elif item.path[1] == "args":
+                lines |= where
+    return {
+        option: line for keys, lines in of_stages if keys.get("name") == stage for option, line in lines.items()
+    } | shared
 
 
 def sweep_verb(argv: list[str]) -> None:

@@ -25,6 +25,7 @@ from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_policy
 from stepneg.problems import ProblemSource
 from stepneg.reading import json_object
+from stepneg.whole import whole
 
 FOLDER, CHAIN = "attempts", "chain"
 NEEDED = {"verb", "argv", "cwd", "home", "versions", "machine", "inputs", "settings"}
@@ -166,7 +167,8 @@ def recorded(home: Path, attempt: dict[str, Any]) -> Iterator[Callable[[dict[str
     try:
         yield add
     except BaseException as error:
-        add({"ended": now()} | outcome(error))
+        with suppress(OSError):  # what ended the attempt is what is to be said
+            add({"ended": now()} | outcome(error))
         raise
     add({"ended": now(), "exit": 0})
 
@@ -184,9 +186,8 @@ def put(file: Path, data: bytes) -> None:
     if file.is_file() and file.read_bytes() == data:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{socket.gethostname()}-{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(file)
+    with whole(file, "wb") as out:
+        out.write(data)
 
 
 def attempts(home: Path) -> list[dict[str, Any]]:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stepneg.cli import main
+from stepneg.commands import lines_of
 from stepneg.config_files import read_config
 from stepneg.errors import InputError
 from stepneg.mistakes import EXAMPLES, explain
@@ -366,3 +368,17 @@ def test_a_line_is_short_though_the_value_is_long(capsys):
 def test_an_error_of_the_reader_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no such configuration file"):
         read_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("sort", [False, True], ids=["name first", "args first"])
+def test_lines_of_a_stages_options_in_whichever_order_its_keys_are(tmp_path, sort):
+    stages = [{"name": n, "config": ["a.yaml"], "args": {f"x.{n}": 1}} for n in "ab"]
+    file = tmp_path / "chain.yaml"
+    file.write_text(yaml.safe_dump({"root": "r", "stages": stages, "args": {"x.every": 2}}, sort_keys=sort))
+    text = file.read_text().splitlines()
+    for name in "ab":
+        lines = lines_of(["--config", str(file)], name)
+        for option in (name, "every"):
+            (number,) = (i for i, line in enumerate(text, 1) if f"x.{option}:" in line)
+            assert lines[f"--x.{option}"] == f"{file}, line {number}"
+        assert f"--x.{'ab'.replace(name, '')}" not in lines

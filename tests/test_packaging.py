@@ -1,5 +1,6 @@
 """What is installed: the lock file, the licence page, and that the wheel and the sdist hold the package and run."""
 
+import os
 import re
 import subprocess
 import sys
@@ -87,7 +88,8 @@ def test_a_shipped_configuration_is_found_from_anywhere(tmp_path, monkeypatch, c
 
 
 def ran(*words: str | Path, cwd: Path, code: int = 0) -> str:
-    done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True)
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([str(word) for word in words], cwd=cwd, env=elsewhere, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

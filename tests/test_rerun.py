@@ -1,6 +1,7 @@
 """What a run directory tells, and ``stepneg rerun``: the run again from its directory alone, moved, its files gone."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -65,7 +66,7 @@ def test_a_run_directory_tells_what_was_run(done: Path) -> None:
     assert policy["place"] == "data.init_args.policy"
     assert policy["fingerprint"] == content(done / policy["near"])
     assert attempt["problems"]["data.problems"]["count"] == 40
-    (examples,) = (name for name in attempt["data"] if name.endswith(".jsonl") and "traces" not in name)
+    (examples,) = (name for name in attempt["data"] if re.fullmatch(r"data/[0-9a-f]+\.jsonl", name))
     assert attempt["data"][examples] == content(done / examples)
 
 
