@@ -344,7 +344,9 @@ def policy_folders(rng: random.Random, folder: Path) -> object:
     if name.endswith("config.json") and rng.random() < 0.7:
         named = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M", "AutoTokenizer": ["evil.T", None]}
         auto: dict[str, object] = {"auto_map": named}
-        more = rng.choice([{}, auto, {"_attn_implementation": "some/kernel"}, {"model_type": "x"} | auto])
+        more: dict[str, object] = rng.choice(
+            [{}, auto, {"_attn_implementation": "some/kernel"}, {"model_type": "x"} | auto]
+        )
         values = changed(rng, json.loads(data))
         data = json.dumps(values | more if isinstance(values, dict) else values).encode()
     else:
@@ -387,6 +389,7 @@ def indices(rng: random.Random, folder: Path) -> object:
     (folder / ".metadata").write_bytes(data)
     try:
         check_index(folder)
+        return None
     finally:
         assert not (folder / "ran").exists()
 
@@ -450,6 +453,7 @@ def child(name: str, seed: int, start: int, end: int, progress: Path) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
     signal.signal(signal.SIGPROF, over_time)
+    os.fsync = lambda fd: None  # nothing here is to survive
     counts: Counter[str] = Counter()
     slowest = 0.0
     with tempfile.TemporaryDirectory() as home:

@@ -10,6 +10,7 @@ from stepneg.credit.pairs import Trace
 from stepneg.data.prepared import Prepared
 from stepneg.data.rows import decode
 from stepneg.escaping import markdown
+from stepneg.links import unlinked
 from stepneg.policy_folder import load_tokenizer
 
 
@@ -39,7 +40,7 @@ class StepValueTraces(L.Callback):
             bounds = zip((0, *trace.ends), trace.ends, strict=False)
             texts = [decode(tokenizer, trace.response_ids[a:b]) for a, b in bounds]
             text, figure = describe(trace, texts, k=1, searched=searched)
-            figure.savefig(folder / f"trace-{number}.png", dpi=120)
+            figure.savefig(unlinked(folder / f"trace-{number}.png"), dpi=120)
             question = decode(tokenizer, trace.prompt_ids)
             if isinstance(trainer.logger, TensorBoardLogger):
                 trainer.logger.experiment.add_text(f"traces/{number}", f"{markdown(question)}\n\n{text}", 0)

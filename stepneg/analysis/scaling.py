@@ -17,6 +17,7 @@ from stepneg.analysis.paired import read_evaluated
 from stepneg.analysis.report import read_run
 from stepneg.analysis.resampling import resampled_means
 from stepneg.errors import InputError
+from stepneg.links import unlinked
 from stepneg.whole import write_whole
 
 RESAMPLES = 2000
@@ -245,5 +246,5 @@ def scaling(root: Path, baseline: str = "sft") -> str:
     write_whole(root / "scaling.csv", table.to_csv(index=False))
     text = markdown(table, baseline)
     write_whole(root / "scaling.md", text + "\n")
-    plot(table, baseline).savefig(root / "scaling.png", dpi=130)
+    plot(table, baseline).savefig(unlinked(root / "scaling.png"), dpi=130)
     return text

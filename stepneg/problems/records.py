@@ -135,10 +135,11 @@ def table_records(path: Path) -> Iterator[Record]:
     number = 0
     try:
         for batch in TABLES[path.suffix](path):
+            batch.validate(full=True)  # a damaged offset would have texts read from anywhere
             for values in batch.to_pylist():
                 yield Record(f"{path}, row {number}", values)
                 number += 1
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # of the second kind: what is no UTF-8
         reason = str(error).strip().partition("\n")[0]
         kind = path.suffix.removeprefix(".").capitalize()
         raise InputError(f"{path}, behind row {number}: not readable as {kind}: {reason}; write it again") from error

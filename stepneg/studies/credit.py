@@ -18,6 +18,7 @@ from stepneg.credit.values import bok, first_pit
 from stepneg.data.rollouts import Generated, Rollouts, prefix
 from stepneg.data.rows import decode
 from stepneg.errors import InputError
+from stepneg.links import unlinked
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.problems.arithmetic import true_pit
@@ -178,7 +179,7 @@ def credit(
     frame = pd.DataFrame(rows)
     root.mkdir(parents=True, exist_ok=True)
     write_whole(root / "credit.csv", frame.to_csv(index=False))
-    plot(frame).savefig(root / "credit.png", dpi=130)
+    plot(frame).savefig(unlinked(root / "credit.png"), dpi=130)
     text = table(frame)
     write_whole(root / "credit.md", text + "\n")
     return text

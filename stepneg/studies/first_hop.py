@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stepneg.errors import InputError
+from stepneg.links import unlinked
 from stepneg.whole import write_whole
 
 SETS = {"first_hop": "held out", "first_hop_train": "training"}
@@ -51,7 +52,7 @@ def first_hop(root: Path, runs: dict[str, Path]) -> str:
     frame = pd.DataFrame([row for name, home in runs.items() for row in read_hops(home, name)])
     root.mkdir(parents=True, exist_ok=True)
     write_whole(root / "first_hop.csv", frame.to_csv(index=False))
-    plot(frame).savefig(root / "first_hop.png", dpi=130)
+    plot(frame).savefig(unlinked(root / "first_hop.png"), dpi=130)
     text = table(frame)
     write_whole(root / "first_hop.md", text + "\n")
     return text

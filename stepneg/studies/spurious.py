@@ -26,6 +26,7 @@ from stepneg.credit.values import advantages, step_values
 from stepneg.data.rollouts import Generated, Rollouts
 from stepneg.data.rows import Row, collate, decode, encode_response
 from stepneg.errors import InputError
+from stepneg.links import unlinked
 from stepneg.policy import batch_log_probs, load_model
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem, ProblemSource
@@ -238,7 +239,7 @@ def spurious(
     named = {p.id: p for p in loaded}
     for name, traces in sets.items():
         write_set(root / f"{name}.jsonl", traces, named, tokenizer)
-    with (root / "steps.jsonl").open("w") as out:
+    with unlinked(root / "steps.jsonl").open("w") as out:
         for kind, items in (("injected", marked), ("selected", [least(t) for t in sets["spurious"]])):
             out.writelines(json.dumps(step_row(kind, item)) + "\n" for item in items)
     frame = pd.DataFrame(detection(marked, inject == "arithmetic"))
@@ -248,7 +249,7 @@ def spurious(
         gain(least(t)) <= threshold + ROUNDING for t in generated.valued if t.correct
     )
     write_whole(root / "spurious.csv", frame.to_csv(index=False))
-    plot(*scores(marked, inject == "arithmetic")).savefig(root / "spurious.png", dpi=130)
+    plot(*scores(marked, inject == "arithmetic")).savefig(unlinked(root / "spurious.png"), dpi=130)
     text = table(frame)
     write_whole(root / "spurious.md", text + "\n")
     return text
@@ -258,7 +259,7 @@ def write_set(
     file: Path, traces: Sequence[Trace], problems: dict[str, Problem], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Solutions as problems with worked solutions, JSONL."""
-    with file.open("w") as out:
+    with unlinked(file).open("w") as out:
         for trace in traces:
             problem = problems[trace.problem_id]
             row = {"question": problem.question, "answer": problem.answer}

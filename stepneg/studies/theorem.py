@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from stepneg.links import unlinked
 from stepneg.objectives import dpo
 from stepneg.progress import Bar
 from stepneg.whole import write_whole
@@ -190,7 +191,7 @@ def theorem(
     frame = pd.DataFrame(rows)
     root.mkdir(parents=True, exist_ok=True)
     write_whole(root / "theorem.csv", frame.to_csv(index=False))
-    plot(frame).savefig(root / "theorem.png", dpi=130)
+    plot(frame).savefig(unlinked(root / "theorem.png"), dpi=130)
     text = table(frame)
     write_whole(root / "theorem.md", text + "\n")
     return text

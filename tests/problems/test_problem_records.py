@@ -2,9 +2,12 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stepneg.errors import InputError
@@ -169,3 +172,23 @@ def test_a_bad_row_of_a_table_is_named(tmp_path: Path) -> None:
     assert "rows.parquet, row 1: key 'question' holds NoneType" in message(Jsonl(tmp_path / "rows.parquet"))
     (tmp_path / "torn.arrow").write_bytes((tmp_path / "rows.parquet").read_bytes()[:100])
     assert "torn.arrow, behind row 0: not readable as Arrow" in message(Jsonl(tmp_path / "torn.arrow"))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_a_damaged_table_is_one_line(suffix: str, tmp_path: Path) -> None:
+    """Also where only its texts are damaged: they are no UTF-8, or lie where there is nothing."""
+    rows = pa.Table.from_pylist([{"question": "how many eggs", "answer": "#### 72"}] * 3)
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(rows, path, compression="none", use_dictionary=False)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, rows.schema) as stream:
+            stream.write_table(rows)
+    whole = path.read_bytes()
+    assert len(GSM8K(path=path).load()) == 3
+    path.write_bytes(whole.replace(b"eggs", b"egg\xff"))
+    assert f"{path}, behind row 0: not readable as {suffix[1:].capitalize()}: " in message(GSM8K(path=path))
+    for start in range(0, len(whole), 16):
+        path.write_bytes(whole[:start] + b"\xff" * 8 + whole[start + 8 :])
+        with suppress(InputError):
+            GSM8K(path=path).load()
