@@ -263,7 +263,7 @@ def pipeline(
             continue
         ahead = time_left(left, took) if draw is None else None
         about = f", about {duration(ahead)} left" if ahead is not None else ""
-        say(f"[{number}/{len(todo)}, {duration(time.monotonic() - started)} so far{about}] {label}")
+        say(f"[{number}/{len(todo)} {duration(time.monotonic() - started)} so far{about}] {label}")
         if draw is not None:
             run(["draw", draw, f"--part={part}", *draw_options(planned.argv)])
             continue

@@ -196,18 +196,18 @@ def test_a_chain_says_how_far_it_is(tmp_path, monkeypatch, capsys):
     stages = [Stage(name, [], {}, ["credit"]) for name in seconds]
     pipeline(run, tmp_path, stages, cells(tmp_path, [0, 1]))
     assert capsys.readouterr().out.splitlines() == [
-        "[1/6, 0 s so far] seed 0, sft: credit",
-        "[2/6, 60 s so far, about 5 min left] seed 0, dpo: credit",
-        "[3/6, 11 min so far, about 22 min left] seed 0, rft: credit",
-        "[4/6, 31 min so far, about 31 min left] seed 1, sft: credit",
-        "[5/6, 32 min so far, about 30 min left] seed 1, dpo: credit",
-        "[6/6, 42 min so far, about 20 min left] seed 1, rft: credit",
+        "[1/6 0 s so far] seed 0, sft: credit",
+        "[2/6 60 s so far, about 5 min left] seed 0, dpo: credit",
+        "[3/6 11 min so far, about 22 min left] seed 0, rft: credit",
+        "[4/6 31 min so far, about 31 min left] seed 1, sft: credit",
+        "[5/6 32 min so far, about 30 min left] seed 1, dpo: credit",
+        "[6/6 42 min so far, about 20 min left] seed 1, rft: credit",
     ]
     (tmp_path / "seed-1" / "dpo" / "credit.csv").unlink()
     pipeline(run, tmp_path, stages, cells(tmp_path, [0, 1]))
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "unchanged" not in line] == [
-        "[5/6, 0 s so far, about 10 min left] seed 1, dpo: credit"
+        "[5/6 0 s so far, about 10 min left] seed 1, dpo: credit"
     ]
     monkeypatch.setenv("SLURM_PROCID", "1")  # of several processes only the first says it
     pipeline(run, tmp_path, stages, cells(tmp_path, [0, 1]))
