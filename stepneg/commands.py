@@ -445,7 +445,7 @@ def doctor_verb(argv: list[str]) -> None:
     parser.add_argument("--store", type=Path, default=Path("runs/samples"), help="folder of the sample store")
     said = "HF folder that vLLM and transformers are compared on"
     parser.add_argument("--policy", type=Path, default=Path("assets/arithmetic-base"), help=said)
-    said = "start vLLM for that; takes seconds on the shipped base, --engine false leaves it out"
+    said = "start vLLM for that, which takes up to a minute; --engine false leaves it out"
     parser.add_argument("--engine", type=bool, default=True, help=said)
     parser.add_argument("--json", action="store_true", help="print the checks as JSON")
     given = parse(parser, argv)

@@ -162,6 +162,7 @@ def test_agreement_of_vllm_and_transformers(apart, same, exact, state):
     assert doctor.agreement(same, 4, apart, 5.0, 100.0, exact, 2e-3 if exact else 0.1).state == state
 
 
+@pytest.mark.slow
 def test_this_machine_with_the_real_engine(tmp_path, capsys):
     argv = ["doctor", f"--runs={tmp_path}/runs", f"--store={tmp_path}/samples", f"--policy={BASE}", "--json"]
     main(argv)

@@ -77,6 +77,11 @@ def read_runs(root: Path) -> pd.DataFrame:
     return frame
 
 
+def natural(home: Path) -> list[str]:
+    """A key that sorts size-16 before size-128."""
+    return [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", str(home))]
+
+
 def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputError]]:
     """The evaluated runs below directories, as :func:`read_runs`, and those that cannot be read with the reason.
 
@@ -89,7 +94,7 @@ def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputEr
     rows, damaged = [], {}
     names = {root: root.name if len({r.name for r in roots}) == len(roots) else str(root) for root in roots}
     for root in roots:
-        for home in sorted({file.parent.parent for file in root.glob("**/evaluation/test.json")}):
+        for home in sorted({file.parent.parent for file in root.glob("**/evaluation/test.json")}, key=natural):
             try:
                 row = read_run(home)
             except InputError as error:
@@ -104,7 +109,7 @@ def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputEr
         shown = ", ".join(map(str, roots))
         raise InputError(f"{shown}: no run below it has been tested; run `stepneg pipeline` or `stepneg test` first")
     frame = pd.DataFrame(rows)
-    frame["order"] = frame["group"].map({group: i for i, group in enumerate(dict.fromkeys(frame["group"]))})
+    frame["order"] = frame["group"].map({group: place for place, group in enumerate(dict.fromkeys(frame["group"]))})
     return frame.sort_values(["order", "seed", "done"]).reset_index(drop=True), damaged
 
 
@@ -144,7 +149,9 @@ def paired_words(worse: Path, better: Path) -> str:
 def plot(frame: pd.DataFrame) -> Figure:
     """Accuracy of each method with its interval, a mark a seed, and pass@5 behind it."""
     methods = list(dict.fromkeys(frame["label"]))
-    figure = Figure(figsize=(1.6 + 1.1 * len(methods), 4.2), layout="constrained")
+    many = len(methods) > 14
+    size = (2 + 0.32 * len(methods), 5.5) if many else (1.6 + 1.1 * len(methods), 4.2)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     seeds = list(dict.fromkeys(frame["seed"]))
     for s, (_, rows) in enumerate(frame.groupby("seed", sort=False)):
@@ -154,7 +161,8 @@ def plot(frame: pd.DataFrame) -> Figure:
         first = s == 0
         axes.errorbar(x, y, yerr=errors, fmt="o", color="#0072B2", capsize=3, label="greedy (95 %)" if first else None)
         axes.plot(x, rows["pass"], "^", color="#999999", label="pass@k" if first else None)
-    axes.set_xticks(range(len(methods)), [m.replace("_", "\n") for m in methods], parse_math=False)
+    names = methods if many else [m.replace("_", "\n") for m in methods]
+    axes.set_xticks(range(len(methods)), names, rotation=90 if many else 0, parse_math=False)
     axes.set(ylabel="accuracy on held-out problems", ylim=(0, 1), xlim=(-0.6, len(methods) - 0.4))
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False, loc="upper left")
