@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,8 @@ def appearing(output: Path) -> Iterator[Path]:
         raise InputError(f"{output}: {error.strerror or error}; give a place that can be written") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_rows(rows: Iterable[Row], output: Path, schema: "pa.Schema") -> int:

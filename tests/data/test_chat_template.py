@@ -137,7 +137,7 @@ def test_a_base_model_learns_to_chat_and_its_export_stops_at_the_end_of_a_turn(t
           f"--data.problems={problems}", "--data.problems.size=8", "--model.objective=stepneg.objectives.CrossEntropy",
           f"--trainer.default_root_dir={run}", "--trainer.max_epochs=1", "--trainer.accelerator=cpu",
           "--trainer.enable_progress_bar=false", "--trainer.logger=false"])  # fmt: skip
-    rows = [json.loads(line) for file in (run / "data").glob("*.jsonl") for line in file.open()
+    rows = [json.loads(line) for file in (run / "data").glob("*[0-9a-f].jsonl") for line in file.open()
             if "traces" not in file.name]  # fmt: skip
     plain, exported = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(run / "last")
     end = plain.convert_tokens_to_ids("<|im_end|>")

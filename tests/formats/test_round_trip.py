@@ -247,12 +247,18 @@ def test_pairs_have_trls_columns_and_types(name, home, tmp_path, tokenizer, monk
 
 @pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed (pip install -e '.[benchmark]')")
 def test_trl_trains_on_exported_pairs(home, tmp_path, tiny, tokenizer):
-    """Its own preparation gives the very ids that stepneg trained on: both answers are complete."""
+    """Its own preparation gives the very ids that stepneg trained on where both answers are complete.
+
+    A rejected answer that was cut gets the EOS that it must not have, as docs/formats.md says.
+    """
     from transformers import AutoModelForCausalLM
     from trl import DPOConfig, DPOTrainer
 
     main(["export", "pairs", str(home / "run"), str(tmp_path / "pairs.parquet")])
     table = datasets.Dataset.from_parquet(str(tmp_path / "pairs.parquet"), cache_dir=str(tmp_path / "cache"))
+    complete = len(table)
+    cut = table[0]["rejected"].partition("\n")[0] + "\n"
+    table = table.add_item(table[0] | {"rejected": cut})
     options = DPOConfig(
         output_dir=str(tmp_path / "trl"), max_steps=1, per_device_train_batch_size=2, report_to=[], use_cpu=True,
         bf16=False, max_length=None, save_strategy="no", disable_tqdm=True,
@@ -260,7 +266,8 @@ def test_trl_trains_on_exported_pairs(home, tmp_path, tiny, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(tiny)
     trainer = DPOTrainer(model=model, args=options, train_dataset=table, processing_class=tokenizer)
     prepared = trainer.train_dataset
-    for ours, theirs in zip(table, prepared, strict=True):
+    assert prepared[complete]["rejected_ids"][-1] == tokenizer.eos_token_id
+    for ours, theirs in zip(table.select(range(complete)), prepared.select(range(complete)), strict=True):
         for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
             assert ours[column] == theirs[column]
     assert trainer.train().training_loss == pytest.approx(0.6931, abs=1e-3)
