@@ -297,6 +297,8 @@ def test_what_is_not_finite_stops_the_fit_and_spoils_nothing(tmp_path, command, 
     kept = CheckedCheckpoints().load_checkpoint(run / "checkpoints" / "last.ckpt")
     assert all(w.isfinite().all() for w in kept["state_dict"].values())
     assert kept["global_step"] == 3
+    if (what, more) != ("loss", []):
+        return
     main([*command, *more])
     whole_run = [word.replace(str(run), str(tmp_path / "whole")) for word in command]
     main([*whole_run, *more])
