@@ -1,13 +1,13 @@
 """kill -9 at random moments of every stage, again and again until it is finished: ``python -m benchmarks.faults``.
 
-A story is one piece of work. It is killed (SIGKILL to its whole process group) at a moment drawn evenly from the duration
-of an undisturbed run, started again in the same directory, killed again ..., until it finishes. After each kill whatever
-has its final name must be what the undisturbed run has, and every sample that was stored must still be there. At the end
-samples, training data, weights and reports are held against the undisturbed run, byte for byte.
+A story is one piece of work. It is killed (SIGKILL to its whole process group) at a moment drawn evenly from the
+duration of an undisturbed run, started again in the same directory, killed again ..., until it finishes. After each
+kill whatever has its final name must be what the undisturbed run has, and every sample that was stored must still be
+there. At the end samples, training data, weights and reports are held against the undisturbed run, byte for byte.
 
 Each process is forked from one that has imported the libraries, so that moments fall on the work, not on imports. With
-the real vLLM a process is killed once a random share of the samples is stored, so that moments fall on its sampling, not
-on its start. In the place of vLLM elsewhere stands an engine that answers with worked solutions, right or spoilt.
+the real vLLM a process is killed once a random share of the samples is stored, so that moments fall on its sampling,
+not on its start. In the place of vLLM elsewhere stands an engine that answers with worked solutions, right or spoilt.
 
 Outcomes are kept in runs/faults/outcomes.jsonl: started again, the command goes on until there are enough.
 """
@@ -64,7 +64,8 @@ class Worked:
 
     def __init__(self, policy: Path) -> None:
         tokenizer = load_tokenizer(policy)
-        self.digits = [int(i) for i in tokenizer.convert_tokens_to_ids([str(d) for d in range(10)])]
+        texts = {token: str(tokenizer.decode([token])) for token in range(len(tokenizer))}
+        self.digits = [token for token, text in texts.items() if text.isdecimal()]
         known = [p for split in ("train", "validation", "test") for p in problems(split).load()]
         self.known = [
             (encode_prompt(tokenizer, TEMPLATE, p.question), teacher_row(tokenizer, TEMPLATE, p).response_ids)
@@ -79,7 +80,8 @@ class Worked:
         rest = list(solution[len(begun) :]) or list(solution[-2:])
         places = [i for i, token in enumerate(rest) if token in self.digits]
         if places and (solution[: len(begun)] != begun or rng.random() < 0.45):
-            place = places[-1] if solution[: len(begun)] != begun else rng.choice(places)
+            last = solution[: len(begun)] != begun or rng.random() < 0.5
+            place = places[-1] if last else rng.choice(places)
             rest[place] = rng.choice([d for d in self.digits if d != rest[place]])
         return tuple(rest)
 
@@ -192,13 +194,19 @@ def config(folder: Path, pairs: bool, epochs: int) -> Found:
     """A fit on worked solutions, or on pairs of the first pit."""
     train = class_path("problems.arithmetic.Arithmetic", size=PROBLEMS)
     data: Found = {"policy": str(POLICY), "template": TEMPLATE, "batch_size": 8, "problems": train}
+    data["validation"] = class_path("problems.arithmetic.Arithmetic", split="validation", size=8)
     if pairs:
-        drawn = {"engine": class_path("sampling.vllm_engine.VLLMEngine", kv_cache_gib=0.25)}
+        drawn: Found = {"engine": class_path("sampling.vllm_engine.VLLMEngine", kv_cache_gib=0.25)}
         drawn |= {"store": str(folder / "samples"), "samples": 8, "max_tokens": 60, "negatives": 2, "rollouts": 4}
         data |= {"kind": "first_pit", "rollouts": drawn}
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
     objective = class_path("objectives.DPO", beta=0.5) if pairs else class_path("objectives.CrossEntropy")
-    trainer = {"accelerator": "cpu", "max_epochs": epochs, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer: Found = {
+        "accelerator": "cpu",
+        "max_epochs": epochs,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     trainer |= {"callbacks": [evaluation(folder)], "log_every_n_steps": 1}
     name = "data.pairs.Pairs" if pairs else "data.solutions.TeacherSolutions"
     return {"model": {"objective": objective, "optimizer": optimizer}, "data": class_path(name, **data)} | {
@@ -252,7 +260,7 @@ STAGES = (
     Stage("fit", lambda folder: fit(folder, False, 4), 24, WEIGHTS),
     Stage("evaluation", evaluate, 24, ("out/*",)),
     Stage("export", export, 40, ("best/model.safetensors", "best/stepneg.json"), with_policy),
-    Stage("chain", chain, 12, (*WEIGHTS, *DATA, "**/test.json", "**/test.jsonl", "**/report.csv")),
+    Stage("chain", chain, 12, (*WEIGHTS, *DATA, "**/evaluation/test.json*", "**/report.csv")),
     Stage("sampling", sample_with_vllm, 10, vllm=True),
 )
 
@@ -266,8 +274,6 @@ def contents(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
         content = file.read_bytes()
         if file.name == "report.csv":
             content = b"\n".join(line.rpartition(b",")[0] for line in content.splitlines())
-        # The folder's own name may stand in it.
-        content = content.replace(str(folder).encode(), b"")
         found[str(file.relative_to(folder))] = hashlib.sha256(content).hexdigest()
     return found
 
@@ -293,7 +299,7 @@ def start(stage: Stage, folder: Path) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         if not stage.vllm:
-            VLLMEngine.load, VLLMEngine.generate = load, generate  # type: ignore[method-assign]
+            VLLMEngine.load, VLLMEngine.generate = load, generate  # type: ignore[method-assign,assignment]
         stage.work(folder)
         code = 0
     except SystemExit as error:
@@ -323,7 +329,7 @@ def attempt(stage: Stage, folder: Path, over: Callable[[float], bool]) -> bool:
             if status:
                 raise RuntimeError(f"{stage.name} failed in {folder}, see log.txt there")
             return False
-        time.sleep(0.001)
+        time.sleep(0.2 if stage.vllm else 0.001)
     try:
         os.killpg(child, signal.SIGKILL)
     except ProcessLookupError:  # it has no group of its own yet
@@ -332,44 +338,57 @@ def attempt(stage: Stage, folder: Path, over: Callable[[float], bool]) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def undisturbed(stage: Stage, folder: Path) -> Found:
-    """The run that the others are held against: seconds, outputs."""
-    record = folder / "undisturbed.json"
+def never(seconds: float) -> bool:
+    """Not killed."""
+    return False
+
+
+def undisturbed(stage: Stage, place: Path) -> Found:
+    """The run that the others are held against: seconds, outputs, samples. It is moved to ``place/undisturbed``."""
+    folder, record = place / "undisturbed", place / "undisturbed.json"
     if not record.exists():
         seconds = []
         for _ in range(1 if stage.vllm else 2):  # the first also reads the code from disk
-            shutil.rmtree(folder, ignore_errors=True)
-            stage.begin(folder)
+            work = begin(stage, place)
             began = time.monotonic()
-            attempt(stage, folder, lambda seconds: False)
+            attempt(stage, work, never)
             seconds.append(time.monotonic() - began)
+        shutil.rmtree(folder, ignore_errors=True)
+        work.rename(folder)
         record.write_text(json.dumps({"seconds": min(seconds)}))
     found: Found = json.loads(record.read_text())
     return found | {"outputs": contents(folder, stage.outputs), "samples": stored(folder)}
 
 
-def story(stage: Stage, seed: int, right: Found, folder: Path) -> Found:
-    """Kill the stage until it is done; what was lost, drawn twice or wrong on the way and at the end."""
+def begin(stage: Stage, place: Path) -> Path:
+    """The folder in which all runs of a stage work: paths are among the settings that name its files."""
+    folder = place / "work"
     shutil.rmtree(folder, ignore_errors=True)
     stage.begin(folder)
+    return folder
+
+
+def end_of(stage: Stage, folder: Path, share: float, right: Found) -> Callable[[float], bool]:
+    """When to kill: after a share of the undisturbed run's seconds, with vLLM of its samples."""
+
+    def over(seconds: float) -> bool:
+        if stage.vllm:
+            return stored(folder).total() >= share * right["samples"].total()
+        return seconds >= share * float(right["seconds"])
+
+    return over
+
+
+def story(stage: Stage, seed: int, right: Found, place: Path) -> Found:
+    """Kill the stage until it is done; what was lost, drawn twice or wrong on the way and at the end."""
+    folder = begin(stage, place)
     first = contents(folder, stage.outputs)
     rng = random.Random(f"{stage.name}/{stage.engine}/{seed}")
     kills = lost = wrong = 0
     kept = stored(folder)
     going = True
     while going:
-        moment = rng.random()
-
-        def over(seconds: float, moment: float = moment) -> bool:
-            if kills >= MOST:
-                return False
-            if stage.vllm:
-                return sum(len(list(rows_of(f))) for f in folder.glob("samples/*/*.jsonl")) >= moment * len(
-                    right["samples"]
-                )
-            return seconds >= moment * float(right["seconds"])
-
-        going = attempt(stage, folder, over)
+        going = attempt(stage, folder, end_of(stage, folder, rng.random(), right) if kills < MOST else never)
         kills += going
         now = stored(folder)
         lost += sum((kept - now).values())
@@ -420,8 +439,8 @@ def main(minutes: float = 4.0, only: list[str] = [], out: Path = RESULTS) -> Non
             mine = [row for row in done if (row["stage"], row["engine"]) == (stage.name, stage.engine)]
             if sum(row["kills"] for row in mine) >= stage.kills:
                 break
-            right = undisturbed(stage, place / "undisturbed")
-            found = story(stage, len(mine), right, place / "story")
+            right = undisturbed(stage, place)
+            found = story(stage, len(mine), right, place)
             with outcomes.open("a") as file:
                 file.write(json.dumps(found) + "\n")
             print(found, flush=True)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from benchmarks import (
     estimates,
+    faults,
     growth,
     hostile,
     memory,
@@ -48,6 +49,7 @@ TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
 }
 BENCHMARKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "estimates": estimates.table,
+    "faults": faults.table,
     "growth": growth.table,
     "hostile": hostile.table,
     "memory": memory.table,

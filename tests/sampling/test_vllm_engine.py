@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,16 @@ from stepneg.errors import InputError
 from stepneg.problems.arithmetic import Arithmetic
 from stepneg.sampling import vllm_engine
 from stepneg.sampling.engine import Completion, Decoding, Request
-from stepneg.sampling.vllm_engine import VLLMEngine, check_policy, close, environment, leave_device, worker
+from stepneg.sampling.vllm_engine import (
+    EngineDied,
+    EngineFailed,
+    VLLMEngine,
+    check_policy,
+    close,
+    environment,
+    leave_device,
+    worker,
+)
 from tests.conftest import BASE
 
 ENGINE = VLLMEngine(kv_cache_gib=0.25, timeout=300)
@@ -106,6 +116,99 @@ def test_a_killed_engine_is_replaced_and_nothing_is_missing(prompts):
     assert [[c.token_ids for c in found[i]] for i in range(len(requests))] == [
         [c.token_ids for c in completions] for completions in undisturbed
     ]
+
+
+@pytest.mark.slow
+def test_a_stopped_engine_is_replaced_and_nothing_is_missing(prompts):
+    """It hangs: alive, and silent."""
+    engine = VLLMEngine(kv_cache_gib=0.25, timeout=90)
+    requests = [Request(p, 16, 50 + i) for i, p in enumerate(prompts)]
+    undisturbed = generate(requests, SAMPLED)
+    engine.load(BASE)
+    stopped, found = worker(engine).process.pid, {}
+    for index, completions in engine.generate(requests, SAMPLED):
+        if not found:
+            os.kill(stopped, signal.SIGSTOP)
+        assert index not in found
+        found[index] = completions
+    assert worker(engine).process.pid != stopped
+    close(engine)
+    assert [[c.token_ids for c in found[i]] for i in range(len(requests))] == [
+        [c.token_ids for c in completions] for completions in undisturbed
+    ]
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_killed_while_it_loads_is_started_again(prompts):
+    engine = VLLMEngine(kv_cache_gib=0.25, timeout=300)
+    first = worker(engine).process
+    killer = threading.Timer(3.0, first.kill)
+    killer.start()
+    engine.load(BASE)
+    assert worker(engine).process.pid != first.pid
+    close(engine)
+
+
+class Mortal:
+    """In the place of a worker: dies, or reports an error, as often as it is told."""
+
+    deaths, ends = 0, 0  # while it loads, behind a request
+    error: type[EngineDied] = EngineDied
+
+    def __init__(self, devices, timeout):
+        self.policy, self.killed = None, False
+
+    def load(self, policy, options):
+        self.policy = policy
+        if Mortal.deaths:
+            Mortal.deaths -= 1
+            raise self.error("planned")
+
+    def generate(self, requests, decoding, timeout):
+        for place in range(len(requests)):
+            yield place, []
+            if Mortal.ends:
+                Mortal.ends -= 1
+                raise EngineDied("planned")
+
+    def kill(self):
+        self.killed = True
+
+
+@pytest.fixture
+def mortal(monkeypatch, tiny):
+    monkeypatch.setattr(vllm_engine, "Worker", Mortal)
+    monkeypatch.setattr(vllm_engine, "WORKERS", {})
+    monkeypatch.setattr(Mortal, "error", EngineDied)
+    monkeypatch.setattr(Mortal, "deaths", 0)
+    monkeypatch.setattr(Mortal, "ends", 0)
+    return tiny
+
+
+def test_deaths_in_loading_are_mended_three_times(mortal, capsys):
+    engine = VLLMEngine()
+    Mortal.deaths = 3
+    engine.load(mortal)
+    assert capsys.readouterr().err.count("engine: planned; restarted") == 3
+    Mortal.deaths = 4
+    close(engine)
+    with pytest.raises(InputError, match="the engine died 4 times without a finished request: planned; what is finis"):
+        engine.load(mortal)
+
+
+def test_an_error_in_loading_is_told_at_once(mortal, monkeypatch):
+    monkeypatch.setattr(Mortal, "error", EngineFailed)
+    Mortal.deaths = 1
+    with pytest.raises(InputError, match="vLLM cannot serve it: planned; what is finished is stored"):
+        VLLMEngine().load(mortal)
+
+
+def test_deaths_between_finished_requests_do_not_add_up(mortal):
+    engine = VLLMEngine()
+    engine.load(mortal)
+    Mortal.ends = 6
+    found = [index for index, _ in engine.generate([Request((5,), 1, 0)] * 9, GREEDY)]
+    assert found == list(range(9))
 
 
 def test_more_requests_than_the_engine_holds_are_the_same_samples(prompts):
