@@ -103,6 +103,7 @@ def signature(name: str, thing: Callable[..., Any]) -> str:
         if n not in ("self", "cls")
     ]
     text = re.sub(r"\w*Path\(('[^']*')\)", r"\1", str(inspect.Signature(parameters)))
+    text = re.sub(r"<function \S*<lambda> at 0x\w+>", "...", text)
     text = re.sub(r"<(?:function|class) '?([\w.]+)[^>]*>", r"\1", text)
     return name + re.sub(r"VLLMEngine\([^)]*\)", "VLLMEngine()", text)  # its defaults are explained with it
 
