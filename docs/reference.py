@@ -104,6 +104,7 @@ def signature(name: str, thing: Callable[..., Any]) -> str:
         if n not in ("self", "cls")
     ]
     text = re.sub(r"\w*Path\(('[^']*')\)", r"\1", str(inspect.Signature(parameters)))
+    text = re.sub(r"<function \S*<lambda> at 0x\w+>", "...", text)
     text = re.sub(r"<(?:function|class) '?([\w.]+)[^>]*>", r"\1", text)
     return name + re.sub(r"VLLMEngine\([^)]*\)", "VLLMEngine()", text)  # its defaults are explained with it
 
@@ -211,17 +212,23 @@ def help_of(verb: str) -> tuple[str, list[str]]:
         except SystemExit as stop:
             if stop.code:
                 raise
-    about, _, listed = re.sub(r"\Ausage:.*?\n\n", "", said.getvalue(), flags=re.DOTALL).partition(":\n  ")
-    entries: list[str] = []
-    for line in f"  {listed}".splitlines():
-        if re.match(r" {2}\S", line):
-            name, _, meaning = line.strip().partition("  ")
-            entries.append(f"* `{name}`: {meaning.strip()}")
-        elif re.match(r" {10}", line):
-            entries[-1] += f" {line.strip()}"
-    about = re.sub(r"\S+ ?\S*\Z", "", about) if listed else about  # "options" or "positional arguments"
-    ours = [e for e in entries if not e.startswith(OTHERS) and ".help" not in e.split("`")[1]]
-    return plain(about), [plain(re.sub(r" +", " ", UNSTABLE.sub("", entry))) for entry in ours]
+    about, *groups = re.split(
+        r"^(\S.*):\n(?=  \S)", re.sub(r"\Ausage:.*?\n\n", "", said.getvalue(), flags=re.DOTALL), flags=re.M
+    )
+    lines: list[str] = []
+    for heading, listed in zip(groups[0::2], groups[1::2], strict=True):
+        entries: list[str] = []
+        for line in listed.splitlines():
+            if re.match(r" {2}\S", line):
+                name, _, meaning = line.strip().partition("  ")
+                entries.append(f"* `{name}`: {meaning.strip()}")
+            elif re.match(r" {10}", line):
+                entries[-1] += f" {line.strip()}"
+        ours = [e for e in entries if not e.startswith(OTHERS) and ".help" not in e.split("`")[1]]
+        if ours and heading not in ("options", "positional arguments"):
+            lines.append(f"\n{plain(heading)}:\n")
+        lines += [plain(re.sub(r" +", " ", UNSTABLE.sub("", entry))) for entry in ours]
+    return plain(about), lines
 
 
 def commands() -> str:
@@ -239,7 +246,7 @@ def commands() -> str:
             if heading == TRAINER:  # Lightning's own words say nothing of stepneg
                 about = f"{summary[0].upper()}{summary[1:]}."
                 options = options if verb == "fit" else ["Options as of `fit`."]
-            parts += [f"### stepneg {verb}", about, "\n".join(options)]
+            parts += [f"### stepneg {verb}", about, "\n".join(options).strip()]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
