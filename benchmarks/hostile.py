@@ -332,7 +332,8 @@ def tables(rng: random.Random, folder: Path) -> object:
 def run_directories(rng: random.Random, folder: Path) -> object:
     """What a test leaves behind, read by report and compare."""
     from stepneg.analysis.paired import compare_files
-    from stepneg.analysis.report import markdown, read_runs
+    from stepneg.analysis.report import tested_runs
+    from stepneg.analysis.sections import results
 
     name = rng.choice(["sft", "a|b", "x y", "<img src=x>", "\u202ex", "$\\frac", "a\nb", "y\udcff", "![x](http:y)"])
     home = folder / "runs" / "seed-0" / name
@@ -346,7 +347,7 @@ def run_directories(rng: random.Random, folder: Path) -> object:
         (home / place).write_bytes(mutated(rng, data, [data]) if rng.random() < 0.2 else data)
     lines = "".join(json.dumps(row) + "\n" for row in problems).encode()
     (home / "evaluation" / "test.jsonl").write_bytes(json_lines(rng, problems) if rng.random() < 0.3 else lines)
-    markdown(read_runs(folder)).encode()
+    results(tested_runs([folder])[0]).markdown.encode()
     return compare_files(home, home)
 
 
@@ -380,9 +381,8 @@ def policy_folders(rng: random.Random, folder: Path) -> object:
     else:
         data = mutated(rng, data, [data])
     (folder / name).write_bytes(data)
-    load = rng.choice(
-        [load_tokenizer, context_length, load_model] if name == "config.json" else [load_tokenizer, load_model]
-    )
+    loads: list[Callable[[Path], object]] = [load_tokenizer, load_model]
+    load = rng.choice([*loads, context_length] if name == "config.json" else loads)
     try:
         return load(folder)
     finally:
