@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.model_summary import get_human_readable_count  # type: ignore[attr-defined]
+from lightning.pytorch.utilities.model_summary.model_summary import get_human_readable_count
 from stepneg.callbacks.evaluation import VLLMEvaluation
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary

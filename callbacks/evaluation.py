@@ -145,11 +145,8 @@ class VLLMEvaluation(L.Callback):
         free = Decoding(temperature=1.0, top_p=1.0, max_tokens=self.sampled.max_tokens)
         first, store = list(dict.fromkeys(prompts))[: self.kl_samples], SampleStore(self.store)
         drawn = sample(self.engine, store, folder, first, 1, free, self.seed, title="evaluate: at temperature 1")
-        return [
-            (Row(p, done.token_ids), done.logprob)
-            for p, (done, *_) in drawn.completions.items()
-            if done.logprob is not None  # an imported solution comes without
-        ]
+        found = ((Row(p, done.token_ids), done.logprob) for p, (done, *_) in drawn.completions.items())
+        return [(row, logp) for row, logp in found if logp is not None]  # those of other tools may have none
 
     def table(self, trainer: L.Trainer, stage: str, problems: list[Problem], result: Evaluation) -> None:
         """A few problems with their greedy solutions as text in TensorBoard."""

@@ -70,7 +70,7 @@ class FitProgress(ProgressBar):
     def end_pass(self, error: BaseException | None = None) -> None:
         """Take the pass's bar away, if it is there."""
         if self.held_out is not None:
-            self.held_out.__exit__(None if error is None else type(error))
+            self.held_out.__exit__(type(error) if error else None)
             self.held_out = None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

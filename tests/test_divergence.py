@@ -76,7 +76,7 @@ class Drawing:
 
 
 def test_an_evaluation_logs_the_divergence_of_its_policy(tmp_path, tiny):
-    """Of first tokens, so that the truth is a sum over the vocabulary; at temperature 1, whatever the samples have."""
+    """Of first tokens, so that the truth is a sum over the vocabulary; at temperature 1, not the samples' own."""
     policy = tmp_path / "policy"
     model = AutoModelForCausalLM.from_pretrained(tiny)
     torch.manual_seed(0)
