@@ -7,7 +7,7 @@ LOCKED := install --quiet --no-deps --require-hashes
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup lock licences demo seeds test test-slow test-slurm fuzz bench-grading bench-hostile bench-training lint base clean
+.PHONY: setup lock licences demo seeds test test-slow test-slurm fuzz bench-faults bench-grading bench-hostile bench-training lint base clean
 
 setup: .venv/ready
 
@@ -76,6 +76,10 @@ bench-training: setup
 	$(BIN)/pip install --quiet --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks.pair_training
 	$(BIN)/python -m benchmarks.solution_training
+
+# The kills of docs/reliability.md: a quarter of an hour; broken off, it goes on.
+bench-faults: setup
+	$(BIN)/python -m benchmarks.faults --minutes 60
 
 # The table of hostile input in docs/reliability.md: minutes.
 bench-hostile: setup
