@@ -261,6 +261,7 @@ def test_files_are_compared_by_what_they_hold(tmp_path: Path) -> None:
         return compare_files(tmp_path / "old" / name, tmp_path / "new" / name)
 
     assert pair("a.json", '{"a": 1.5, "b": 2, "seconds_x": 3}', '{"seconds_x": 4, "b": 2, "a": 1.5}') == ("equal", True)
+    assert pair("a.json", '{"s": {"policy": "a/last", "k": 1}}', '{"s": {"policy": "b", "k": 1}}') == ("equal", True)
     assert pair("a.json", '{"a": 1.5}', '{"a": 1.5, "b": 2}') == ("1 of 1 rows differ", False)
     assert pair("a.json", '{"a": [1.5, 2.0]}', '{"a": [1.5, 2.5]}') == ("numbers differ by up to 5.0e-01", False)
     assert pair("a.json", '{"a": 1}', '{"a": 2}') == ("1 of 1 rows differ", False)  # a token id

@@ -93,9 +93,10 @@ def contents(file: Path) -> list[Any]:
 
 
 def without_times(value: Any) -> Any:
-    """A value without what its keys call seconds."""
+    """A value without what its keys call seconds, and without a policy's place, whose fingerprint stands beside."""
     if isinstance(value, dict):
-        return {key: without_times(inner) for key, inner in value.items() if not key.startswith("seconds")}
+        kept = {key: inner for key, inner in value.items() if not key.startswith("seconds") and key != "policy"}
+        return {key: without_times(inner) for key, inner in kept.items()}
     return [without_times(inner) for inner in value] if isinstance(value, list) else value
 
 
