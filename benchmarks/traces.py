@@ -60,8 +60,8 @@ MEASURE = """(async () => {
   const frames = [];
   let last;
   for (let i = 0; i < 3; i++) last = await new Promise(requestAnimationFrame); // what came before is painted
-  for (let i = 1; i <= 180; i++) {
-    list.scrollTop = (i / 180) * list.scrollHeight;
+  for (let i = 1; i <= 60; i++) {
+    list.scrollTop = (i / 60) * list.scrollHeight;
     const now = await new Promise(requestAnimationFrame);
     frames.push(now - last);
     last = now;
@@ -117,6 +117,7 @@ def main(sizes: list[int] = [1000, 5000, 20_000], rounds: int = 5, out: Path = R
         out: the file.
     """
     rows: list[Found] = []
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as home, chromium() as tab:
         for number in track(sizes, "sizes"):
             run = Path(home) / str(number)
@@ -128,7 +129,7 @@ def main(sizes: list[int] = [1000, 5000, 20_000], rounds: int = 5, out: Path = R
             found = [measure(tab, run / "traces.html") for _ in range(rounds)]
             rows.append(row | {name: sorted(f[name] for f in found)[rounds // 2] for name in found[0]})
     browser = subprocess.run([find(), "--version"], check=True, capture_output=True, text=True).stdout.strip()
-    machine = {"browser": browser, "machine": platform.machine(), "cores": os.cpu_count()}
+    machine = {"browser": browser, "machine": platform.machine(), "cores": os.cpu_count(), "load": load}
     result = {"rounds": rounds, "rows": rows} | machine
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
@@ -148,7 +149,9 @@ def table(result: dict[str, Any]) -> str:
         cells += [f"{row['key']:.1f} ({row['worst_key']:.1f})", f"{row['frame']:.0f} ({row['worst_frame']:.0f})"]
         cells += [f"{row['heap']:.0f}", f"{row['elements']:,}"]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rounds = f"{result['rounds']} round{'s' if result['rounds'] > 1 else ''}"
+    said = f"{result['browser']}; {rounds}; other work on the {result['cores']} cores: a load of {result['load']:.1f}."
+    return "\n".join([*lines, "", said])
 
 
 if __name__ == "__main__":

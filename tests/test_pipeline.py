@@ -122,10 +122,10 @@ def test_pairs_are_cut_at_the_pit_without_eos(done):
         assert rejected["reference_logp"] < 0
 
 
-def test_the_page_of_a_run_holds_what_it_was_trained_on_and_how_it_was_evaluated(done):
+def test_the_page_of_a_run_holds_what_it_was_trained_on_and_how_it_was_evaluated(done, tmp_path):
     for method in METHODS:
         home = done / "run/seed-0" / method
-        said = traces(home)
+        said = traces(home, tmp_path / "page.html")
         assert "note:" not in said
         _, found = read_solutions(home, 1000)
         tested = [s for s in found.solutions if found.parts[s.part] == "evaluation: test"]
