@@ -157,6 +157,33 @@ def problem_files(rng: random.Random, folder: Path) -> object:
     return contamination(problems, problems)
 
 
+@cache
+def columnar() -> dict[str, bytes]:
+    """A few rows of GSM8K as Parquet and as an Arrow stream."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(rows_of("gsm8k/train.jsonl")[:20])
+    parquet, arrow = io.BytesIO(), io.BytesIO()
+    pq.write_table(table, parquet)
+    with pa.ipc.new_stream(arrow, table.schema) as stream:
+        stream.write_table(table)
+    return {".parquet": parquet.getvalue(), ".arrow": arrow.getvalue()}
+
+
+def column_files(rng: random.Random, folder: Path) -> object:
+    """The same rows as Parquet and Arrow files, damaged."""
+    from stepneg.problems.gsm8k import GSM8K
+
+    suffix = rng.choice([".parquet", ".arrow"])
+    data = bytearray(columnar()[suffix])
+    for _ in range(rng.randint(1, 8)):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    file = folder / f"rows{suffix}"
+    file.write_bytes(mutated(rng, bytes(data), [bytes(data)]) if rng.random() < 0.3 else data)
+    return GSM8K(path=file).load()
+
+
 def graded_files(rng: random.Random, folder: Path) -> object:
     """Responses with references, as ``stepneg grade`` reads and writes them."""
     from stepneg.grading.batch import grade_file
@@ -396,6 +423,7 @@ def indices(rng: random.Random, folder: Path) -> object:
 
 READERS: dict[str, tuple[str, Reader, int]] = {
     "problem_files": ("problem files (JSONL)", problem_files, 20_000),
+    "column_files": ("problem files (Parquet, Arrow)", column_files, 5_000),
     "graded_files": ("files of responses (JSONL)", graded_files, 10_000),
     "outputs": ("model outputs: answers found and compared", outputs, 20_000),
     "formulas": ("formulas by computer algebra", formulas, 300),
@@ -462,7 +490,7 @@ def child(name: str, seed: int, start: int, end: int, progress: Path) -> None:
             if number == start + 20:  # imports and caches are there
                 resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + MEMORY, resource.RLIM_INFINITY))
                 before = status("VmHWM")
-            progress.write_text(str(number))
+            progress.write_text(json.dumps([number, counts]))
             folder = Path(home, "input")
             folder.mkdir()
             began = time.process_time()
@@ -499,8 +527,9 @@ def alone(name: str, seed: int, inputs: int) -> Found:
                 found |= {key: max(found[key], line[key]) for key in ("slowest_ms", "grown_mib")}
             if ends:
                 break
-            died = int(progress.read_text()) if progress.exists() else start
-            found["counts"].update({"crashed": 1, "read": died - start})
+            died, counts = json.loads(progress.read_text()) if progress.exists() else (start, {})
+            found["counts"].update(counts)
+            found["counts"]["crashed"] += 1
             found["bad"].append({"number": died, "how": "crashed", "said": f"the process ended ({process.returncode})"})
             start = died + 1
     return found
