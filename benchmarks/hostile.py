@@ -289,6 +289,7 @@ def configurations(rng: random.Random, folder: Path) -> object:
     """Chains as YAML, changed as values, as text or with aliases that grow, parsed to their command lines."""
     import yaml
 
+    import stepneg.training  # noqa: F401  (GBs of address space, when a class is named: before the limit is set)
     from stepneg.commands import run
 
     chains = [file for file, text in shipped().items() if b"stages:" in text and len(text) < 4000]
