@@ -331,8 +331,9 @@ def tables(rng: random.Random, folder: Path) -> object:
 
 def run_directories(rng: random.Random, folder: Path) -> object:
     """What a test leaves behind, read by report and compare."""
+    from stepneg.analysis import sections
     from stepneg.analysis.paired import compare_files
-    from stepneg.analysis.report import markdown, read_runs
+    from stepneg.analysis.report import tested_runs
 
     name = rng.choice(["sft", "a|b", "x y", "<img src=x>", "\u202ex", "$\\frac", "a\nb", "y\udcff", "![x](http:y)"])
     home = folder / "runs" / "seed-0" / name
@@ -346,7 +347,12 @@ def run_directories(rng: random.Random, folder: Path) -> object:
         (home / place).write_bytes(mutated(rng, data, [data]) if rng.random() < 0.2 else data)
     lines = "".join(json.dumps(row) + "\n" for row in problems).encode()
     (home / "evaluation" / "test.jsonl").write_bytes(json_lines(rng, problems) if rng.random() < 0.3 else lines)
-    markdown(read_runs(folder)).encode()
+    (home / "config.yaml").write_bytes(mutated(rng, b"data: {batch_size: 4}\n", [b"model: {path: x}\n"]))
+    frame, damaged = tested_runs([folder])
+    for read in (sections.by_fact, sections.origin_text, sections.results, sections.over_seeds):
+        read(frame)
+    sections.data_table(frame, damaged)
+    sections.settings_text(frame, damaged)
     return compare_files(home, home)
 
 
