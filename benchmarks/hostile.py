@@ -331,9 +331,9 @@ def tables(rng: random.Random, folder: Path) -> object:
 
 def run_directories(rng: random.Random, folder: Path) -> object:
     """What a test leaves behind, read by report and compare."""
+    from stepneg.analysis import sections
     from stepneg.analysis.paired import compare_files
     from stepneg.analysis.report import tested_runs
-    from stepneg.analysis.sections import results
 
     name = rng.choice(["sft", "a|b", "x y", "<img src=x>", "\u202ex", "$\\frac", "a\nb", "y\udcff", "![x](http:y)"])
     home = folder / "runs" / "seed-0" / name
@@ -347,7 +347,12 @@ def run_directories(rng: random.Random, folder: Path) -> object:
         (home / place).write_bytes(mutated(rng, data, [data]) if rng.random() < 0.2 else data)
     lines = "".join(json.dumps(row) + "\n" for row in problems).encode()
     (home / "evaluation" / "test.jsonl").write_bytes(json_lines(rng, problems) if rng.random() < 0.3 else lines)
-    results(tested_runs([folder])[0]).markdown.encode()
+    (home / "config.yaml").write_bytes(mutated(rng, b"data: {batch_size: 4}\n", [b"model: {path: x}\n"]))
+    frame, damaged = tested_runs([folder])
+    for read in (sections.by_fact, sections.origin_text, sections.results, sections.over_seeds):
+        read(frame)
+    sections.data_table(frame, damaged)
+    sections.settings_text(frame, damaged)
     return compare_files(home, home)
 
 
@@ -381,8 +386,9 @@ def policy_folders(rng: random.Random, folder: Path) -> object:
     else:
         data = mutated(rng, data, [data])
     (folder / name).write_bytes(data)
-    loads: list[Callable[[Path], object]] = [load_tokenizer, load_model]
-    load = rng.choice([*loads, context_length] if name == "config.json" else loads)
+    load = rng.choice(
+        [load_tokenizer, context_length, load_model] if name == "config.json" else [load_tokenizer, load_model]
+    )
     try:
         return load(folder)
     finally:
