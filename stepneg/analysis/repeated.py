@@ -93,10 +93,13 @@ def contents(file: Path) -> list[Any]:
 
 
 def without_times(value: Any) -> Any:
-    """A value without what its keys call seconds, and without a policy's place, whose fingerprint stands beside."""
+    """A value without what its keys call seconds, and without what follows from where a run is.
+
+    That is a policy's place, whose fingerprint stands beside it, and the checksum that an evaluation has of itself.
+    """
     if isinstance(value, dict):
-        kept = {key: inner for key, inner in value.items() if not key.startswith("seconds") and key != "policy"}
-        return {key: without_times(inner) for key, inner in kept.items()}
+        kept = [key for key in value if not key.startswith("seconds") and key not in ("policy", "sha256")]
+        return {key: without_times(value[key]) for key in kept}
     return [without_times(inner) for inner in value] if isinstance(value, list) else value
 
 
