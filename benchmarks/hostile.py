@@ -386,9 +386,8 @@ def policy_folders(rng: random.Random, folder: Path) -> object:
     else:
         data = mutated(rng, data, [data])
     (folder / name).write_bytes(data)
-    load = rng.choice(
-        [load_tokenizer, context_length, load_model] if name == "config.json" else [load_tokenizer, load_model]
-    )
+    loads: list[Callable[[Path], object]] = [load_tokenizer, load_model]
+    load = rng.choice([*loads, context_length] if name == "config.json" else loads)
     try:
         return load(folder)
     finally:
