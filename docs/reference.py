@@ -51,9 +51,14 @@ PAGES = {
 
 def modules(package: ModuleType) -> Iterator[ModuleType]:
     """The modules of a package, its own packages entered; not those that are run as processes."""
-    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        if not found.name.endswith(("__main__", "worker")):
-            yield importlib.import_module(found.name)
+    # An editable install maps it from elsewhere, where a walk of the package does not come.
+    callbacks = importlib.import_module(f"{package.__name__}.callbacks")
+    names = {callbacks.__name__}
+    for home in (package, callbacks):
+        names |= {found.name for found in pkgutil.walk_packages(home.__path__, f"{home.__name__}.")}
+    for name in sorted(names):
+        if not name.endswith(("__main__", "worker")):
+            yield importlib.import_module(name)
 
 
 def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
