@@ -49,7 +49,6 @@ RESULTS = Path(__file__).with_name("results") / "faults.json"
 HOME = Path("runs/faults").resolve()
 POLICY = HOME / "policy" / "last"
 TEMPLATE = "{question}\n"
-MOST = 12  # kills of a story; then it may finish
 PROBLEMS = 40
 Found = dict[str, Any]
 
@@ -117,6 +116,7 @@ class Stage:
         outputs: patterns of what it leaves; each file has one right content, and no other at any time.
         begin: makes the folder.
         vllm: whether the real engine draws.
+        most: kills of a story; then it may finish.
     """
 
     name: str
@@ -125,6 +125,7 @@ class Stage:
     outputs: tuple[str, ...] = ()
     begin: Callable[[Path], object] = lambda folder: folder.mkdir(parents=True)
     vllm: bool = False
+    most: int = 12
 
     @property
     def engine(self) -> str:
@@ -261,7 +262,7 @@ STAGES = (
     Stage("evaluation", evaluate, 24, ("out/*",)),
     Stage("export", export, 40, ("best/model.safetensors", "best/stepneg.json"), with_policy),
     Stage("chain", chain, 12, (*WEIGHTS, *DATA, "**/evaluation/test.json*", "**/report.csv")),
-    Stage("sampling", sample_with_vllm, 10, vllm=True),
+    Stage("sampling", sample_with_vllm, 10, vllm=True, most=3),
 )
 
 
@@ -388,7 +389,7 @@ def story(stage: Stage, seed: int, right: Found, place: Path) -> Found:
     kept = stored(folder)
     going = True
     while going:
-        going = attempt(stage, folder, end_of(stage, folder, rng.random(), right) if kills < MOST else never)
+        going = attempt(stage, folder, end_of(stage, folder, rng.random(), right) if kills < stage.most else never)
         kills += going
         now = stored(folder)
         lost += sum((kept - now).values())
@@ -458,10 +459,10 @@ def table(result: Found) -> str:
         "engine",
         "stories",
         "kills",
-        "stored samples lost",
+        "samples lost",
         "drawn twice",
         "other samples",
-        "files wrong",
+        "other files",
     )
     lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * (len(heads) - 2)]
     groups: dict[tuple[str, str], list[Found]] = {}

@@ -307,7 +307,8 @@ def test_what_is_not_finite_stops_the_fit_and_spoils_nothing(tmp_path, command, 
 
 
 def test_float16_leaves_steps_out_by_itself() -> None:
-    scaled = SimpleNamespace(trainer=SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object())))
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object()), global_step=0)
+    scaled = SimpleNamespace(trainer=trainer, is_logged=lambda steps: False)
     Policy.on_before_optimizer_step(scaled, None)  # type: ignore[arg-type]  # looks at no gradient
 
 
