@@ -253,6 +253,8 @@ class Policy(L.LightningModule):
             self.checked = True
         loss = self.loss(batch, "train")
         self.check_finite("loss", [loss.detach()])
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            return loss * self.trainer.accumulate_grad_batches  # by which Lightning and DeepSpeed both divide
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
