@@ -84,9 +84,9 @@ def tokenizer(tiny: Path) -> Any:
 
 
 def test_the_fit_has_drawn_nothing_and_trained_on_the_imported(home, tokenizer):
-    from stepneg.sampling.vllm_engine import WORKERS
-
-    assert not WORKERS
+    kept = [json.loads(line) for shard in (home / "store").glob("*/*.jsonl") for line in shard.open()]
+    assert len(kept) == SIZE * SAMPLES
+    assert {row["logprob"] for row in kept} == {None}  # an engine would have told it
     [file] = (home / "run" / "data").glob("*[0-9a-f].jsonl")
     pairs = [json.loads(line) for line in file.open()]
     assert len(pairs) == 2 * SIZE

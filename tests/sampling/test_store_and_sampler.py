@@ -279,7 +279,7 @@ def prepared(shard: Path, **changes: object) -> None:
     [
         {"index": 10**12}, {"index": -1}, {"index": True}, {"index": "0"}, {"index": [0]}, {"token_ids": "ab"},
         {"token_ids": [-1]}, {"token_ids": [2**40]}, {"token_ids": [1.5]}, {"token_ids": [[1]]}, {"token_ids": {}},
-        {"logprob": "x"}, {"logprob": None}, {"finish_reason": 5}, {"finish_reason": ["stop"]}, {"prompt": ["k"]},
+        {"logprob": "x"}, {"logprob": [0.5]}, {"finish_reason": 5}, {"finish_reason": ["stop"]}, {"prompt": ["k"]},
     ],
     ids=str,
 )  # fmt: skip
