@@ -312,6 +312,7 @@ def estimated(file: Path, problems: int) -> dict[tuple[str, str], Cost | str]:
     return {(job.stage.name, job.verb): cost for job, cost in rows}
 
 
+@pytest.mark.slow
 def test_a_real_chain_costs_what_was_estimated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,7 +148,8 @@ def read_solutions(run: Path, limit: int) -> tuple[Settings, Browsed]:
         raise InputError(f"{run}: no such directory; give the run directory of a fit (trainer.default_root_dir)")
     found = Browsed()
     data = newest_data(run, found.notes)
-    settings = read_settings(run / "config.yaml", found.notes) if data else Settings()
+    configs = [file for name in ("config.yaml", "config-test.yaml") if (file := run / name).is_file()]
+    settings = read_settings(configs[0] if configs else run / "config.yaml", found.notes) if data else Settings()
     evaluations = [*sorted(run.glob("evaluation/*.jsonl")), *run.glob("evaluation.jsonl")]
     if data:
         Training(run, settings, found, limit).read(data)
