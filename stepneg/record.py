@@ -190,6 +190,11 @@ def put(file: Path, data: bytes) -> None:
         out.write(data)
 
 
+def config_file(home: Path) -> Path | None:
+    """The configuration of a run's fit, or of its test if it was only tested; None if there is neither."""
+    return next((f for f in (home / "config.yaml", home / "config-test.yaml") if f.is_file()), None)
+
+
 def attempts(home: Path) -> list[dict[str, Any]]:
     """The attempts below a run directory, the oldest first; a file that is damaged is none."""
     found = []

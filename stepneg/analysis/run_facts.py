@@ -12,7 +12,7 @@ from stepneg.bounded_yaml import bounded
 from stepneg.credit.values import first_pit
 from stepneg.errors import InputError
 from stepneg.reading import byte_lines, json_object, number
-from stepneg.record import attempts, leaves
+from stepneg.record import attempts, config_file, leaves
 
 OWN = ("trainer.default_root_dir", "checkpoint.dirpath")  # of each run another
 FACTS = ("problems", "solutions", "correct_solutions", "distinct_solutions", "mixed_problems", "valued_solutions",
@@ -40,7 +40,7 @@ def settings(home: Path) -> dict[str, str]:
     Raises:
         InputError: ``config.yaml`` (of a run that is only tested, ``config-test.yaml``) cannot be read.
     """
-    file = next((f for f in (home / "config.yaml", home / "config-test.yaml") if f.is_file()), None)
+    file = config_file(home)
     if file is None:
         return {}
     try:

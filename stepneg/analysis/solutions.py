@@ -26,6 +26,7 @@ from stepneg.errors import InputError
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem
 from stepneg.reading import byte_lines, json_object
+from stepneg.record import config_file
 
 T = TypeVar("T")
 SPURIOUS = -0.3  # a spurious step of a right solution has at most this advantage, as `stepneg spurious` has it
@@ -148,8 +149,7 @@ def read_solutions(run: Path, limit: int) -> tuple[Settings, Browsed]:
         raise InputError(f"{run}: no such directory; give the run directory of a fit (trainer.default_root_dir)")
     found = Browsed()
     data = newest_data(run, found.notes)
-    configs = [file for name in ("config.yaml", "config-test.yaml") if (file := run / name).is_file()]
-    settings = read_settings(configs[0] if configs else run / "config.yaml", found.notes) if data else Settings()
+    settings = read_settings(config_file(run) or run / "config.yaml", found.notes) if data else Settings()
     evaluations = [*sorted(run.glob("evaluation/*.jsonl")), *run.glob("evaluation.jsonl")]
     if data:
         Training(run, settings, found, limit).read(data)

@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from stepneg.errors import InputError
+from stepneg.whole import write_whole
 
 BEAT = 10.0  # seconds between two signs of life
 PATIENCE = 600.0  # seconds without one after which the working rank counts as dead; file systems show changes late
@@ -105,9 +106,7 @@ def follow(sign: Path, rank: int, interval: float, patience: float) -> None:
 
 def show(sign: Path, state: str, message: str) -> None:
     """Write the sign, whole or not at all."""
-    partial = sign.with_suffix(".partial")
-    partial.write_text(json.dumps([state, message]))
-    partial.replace(sign)
+    write_whole(sign, json.dumps([state, message]))
 
 
 def read(sign: Path) -> str:
