@@ -63,8 +63,10 @@ class Bar:
                 self.progress.update(self.task, completed=self.done, rate=self.rate(), note=note())
         elif now - self.said > max(SAY_EVERY, SAY_SHARE * elapsed):
             self.said = now
-            left = elapsed / (self.done - self.before) * (self.total - self.done)
-            self.say(f"{self.done}/{self.total}, {self.rate()}{note()}, {duration(left)} left")
+            new, left = self.done - self.before, ""
+            if new >= min(10, self.total / 100):  # the first of many tell of an engine's start
+                left = f", {duration(elapsed / new * (self.total - self.done))} left"
+            self.say(f"{self.done}/{self.total}, {self.rate()}{note()}{left}")
 
     def rate(self) -> str:
         """Units of work a second, since the start."""

@@ -66,6 +66,15 @@ def test_a_short_stage_says_nothing_in_a_log_and_a_failed_one_does_not_end_well(
     assert capsys.readouterr().err == "fails: 1/100, 0.5 tokens/s, 33 min left\n"
 
 
+def test_the_first_of_many_are_not_enough_to_tell_what_is_left(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    bar = Bar("slow to start", 1500).__enter__()
+    clock.now += 20.0
+    bar.advance(1, 10)
+    bar.__exit__(RuntimeError)
+    assert capsys.readouterr().err == "slow to start: 1/1500, 0.5 tokens/s\n"
+
+
 @contextmanager
 def terminal() -> Iterator[tuple[int, list[bytes]]]:
     """A terminal's end for a program, and what is written to it, complete once the block has ended."""
