@@ -15,7 +15,7 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
-from stepneg.commands import chain_parser, folder_of, stages_of
+from stepneg.chains import chain_parser, folder_of, stages_of
 from stepneg.costs import Cost, in_time
 from stepneg.estimate import estimates
 from stepneg.jobs import Job

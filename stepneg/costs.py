@@ -1,6 +1,6 @@
 """The arithmetic of an estimate: how many steps a fit takes, how long an engine draws, what training computes.
 
-Pure functions of counts; :mod:`stepneg.estimate` measures what they need.
+Pure functions of counts; :mod:`stepneg.calibration` measures what they need.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """Options parsed: without abbreviations, and with mistakes told in one line."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jsonargparse
@@ -41,3 +42,21 @@ def parse(
         return parser.parse_args(list(argv))
     except jsonargparse.ArgumentError as error:
         raise InputError(explain(str(error), parser, argv, given, places or {})) from error
+
+
+def call(function: Callable[..., Any], argv: list[str], verb: str, positional: list[str]) -> Any:
+    """Call a function with command-line arguments, those of ``positional`` by place and all others by name."""
+    parser = parser_of(function, verb, positional)
+    arguments = parser.instantiate_classes(parse(parser, argv))
+    return function(**{name: arguments[name] for name in inspect.signature(function).parameters})
+
+
+def parser_of(function: Callable[..., Any], verb: str, positional: list[str]) -> jsonargparse.ArgumentParser:
+    """The parser of :func:`call`."""
+    brief = (function.__doc__ or "").split("Args:")[0]
+    parser = Parser(prog=f"stepneg {verb}", description=brief)
+    parser.add_argument("--config", action="config", help="options in a YAML file")
+    named = [name for name in inspect.signature(function).parameters if name not in positional]
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(named))
+    parser.add_function_arguments(function, as_group=False, skip=set(positional))
+    return parser

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepneg.commands import chain_parser, folder_of, stages_of
+from stepneg.chains import chain_parser, folder_of, stages_of
 from stepneg.errors import InputError
 from stepneg.pipeline import OUTPUTS, Cell, Stage, Verb, arguments, cells, dry_run, part_of, pipeline
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from stepneg.chains import chain_parser, folder_of, stages_of
 from stepneg.cli import main
-from stepneg.commands import chain_parser, folder_of, stages_of
 from stepneg.costs import (
     Cost,
     Draw,
@@ -34,7 +34,9 @@ from stepneg.costs import (
 )
 from stepneg.data.rows import Row
 from stepneg.errors import InputError
-from stepneg.estimate import Job, Sample, estimates, jobs_of, shape_of, spread
+from stepneg.estimate import estimates
+from stepneg.jobs import Job, jobs_of
+from stepneg.metered import Sample, shape_of, spread
 from stepneg.pipeline import Cell, Stage, arguments, cells, stage_fingerprint
 from stepneg.problems import Problem
 from stepneg.sampling.store import rows_of
