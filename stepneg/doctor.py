@@ -24,6 +24,7 @@ from packaging.version import Version
 State = Literal["ok", "none", "warning", "failure"]
 GIB = 2**30
 LINES = 200  # appended by two writers
+STALE = 600.0  # seconds after which nothing compiles any more
 TOKENS = 40  # of a greedy solution in the probe
 SHOWN = ("torch", "lightning", "transformers", "jsonargparse")  # whose versions are told one by one
 COLOURS = {"ok": "green", "none": "dim", "warning": "yellow", "failure": "bold red"}
@@ -245,8 +246,15 @@ def slurm(commands: Mapping[str, bool], partitions: str | None) -> Check:
     return Check("Slurm", "ok", f"partitions {', '.join(up)}")
 
 
-def deepspeed(have: str | None, compiler: str | None, headers: bool) -> Check:
-    """DeepSpeed compiles its operators when they are first used."""
+def deepspeed(have: str | None, compiler: str | None, headers: bool, lock: Path | None = None) -> Check:
+    """DeepSpeed compiles its operators when they are first used, and waits while another process seems to.
+
+    Args:
+        have: its version.
+        compiler: of C++.
+        headers: whether Python's are there.
+        lock: of a process that began to compile ``STALE`` seconds ago or earlier.
+    """
     if have is None:
         return Check("DeepSpeed", "none", "not installed (pip install -e '.[deepspeed]')")
     mend = "apt-get install g++ libpython3-dev"
@@ -254,7 +262,25 @@ def deepspeed(have: str | None, compiler: str | None, headers: bool) -> Check:
         return Check("DeepSpeed", "warning", f"{have}, but no C++ compiler", mend)
     if not headers:
         return Check("DeepSpeed", "warning", f"{have}, {compiler}, but no Python.h", mend)
+    if lock is not None:
+        seen = f"{have}, which waits for the end of {lock}, whose process seems to have been killed"
+        return Check("DeepSpeed", "warning", seen, f"unless another process compiles now: rm '{lock}'")
     return Check("DeepSpeed", "ok", f"{have}, {compiler}")
+
+
+def stale_lock(root: Path, now: float) -> Path | None:
+    """A lock of torch's compiled extensions that is ``STALE`` seconds old."""
+    return next((lock for lock in sorted(root.rglob("lock")) if now - lock.stat().st_mtime > STALE), None)
+
+
+def this_deepspeed(have: str | None) -> Check:
+    """What this machine has for DeepSpeed."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    return deepspeed(have, compiler, header.is_file(), stale_lock(root, time.time()))
 
 
 def tensorboard() -> Check:
@@ -362,9 +388,7 @@ def checks(
     yield "file system's clock", partial(file_clock, store)
     commands = {name: shutil.which(name) is not None for name in ("sbatch", "srun", "sinfo", "scontrol")}
     yield "Slurm", lambda: slurm(commands, output_of("sinfo", "--noheader", "--format", "%P %a %D"))
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    yield "DeepSpeed", partial(deepspeed, extra["deepspeed"], compiler, header.is_file())
+    yield "DeepSpeed", partial(this_deepspeed, extra["deepspeed"])
     yield "TensorBoard", tensorboard
     if probe and policy.is_dir():
         yield "vLLM and transformers", partial(engine, policy)

@@ -29,6 +29,7 @@ TYPES = {
 SAID = re.compile(
     r"""Parser\ key\ "(?P<key>[^"]+)":
     |Problem\ with\ given\ class_path\ '(?P<inside>[^']+)':
+    |Subclasses\ are\ disabled\ for\ (?P<sealed>\w+),\ thus\ '(?P<subclass>[^']+)'
     |(?P<callable>expects\ a\ function\ or\ a\ callable\ class)
     |Option\ '(?P<option>[^']+)'\ is\ not\ accepted
     |Group\ '(?P<group>[^']+)'\ does\ not\ accept\ option\ '(?P<of_group>[^']+)'
@@ -113,6 +114,11 @@ def explain(
             return f"{where}there is no {style} {key}; did you mean {spelt(near, key, path)}?"
         listed = ", ".join(others) if len(others) <= 12 else f"listed by: stepneg {verb} --help"
         return f"{where}there is no {style} {key}; known there: {listed}"
+    if mistake.kind == "sealed":
+        path = next((plain(item.path) for _, item in given if item.value == mistake.name), mistake.path)
+        where, key, _ = located(path, mistake.name, given, places)
+        only = mistake.expected[0]
+        return f"{where}{key}: {mistake.name} cannot stand for {only}; leave class_path out, and give options of {only}"
     where, key, style = located(mistake.path, value, given, places)
     if mistake.kind == "unloadable":
         return f"{where}{key}: {mistake.name} is no file of options; give {key}.KEY VALUE, or an existing YAML file"
@@ -153,6 +159,8 @@ def read_message(said: str) -> Mistake:
             mistake.kind = "unknown"
             inside = names.get("of_group")
             mistake.path += plain((f"{text}.{inside}" if inside else text).split("."))
+        elif kind == "sealed":
+            mistake.kind, mistake.name, mistake.expected = kind, names["subclass"], [text]
         elif kind in ("unread", "missing", "bare", "unloadable"):
             mistake.kind, mistake.name = kind, text.strip()
         else:

@@ -1,7 +1,9 @@
 """``stepneg doctor``: each check on what it may find, and all of them on this machine with the real vLLM."""
 
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,18 @@ def test_what_deepspeed_compiles_with():
     found = [doctor.deepspeed(*of).state for of in (
         (None, None, False), ("0.19", None, True), ("0.19", "c++", False), ("0.19", "c++", True))]  # fmt: skip
     assert found == ["none", "warning", "warning", "ok"]
+
+
+def test_a_lock_that_deepspeed_would_wait_for_is_named(tmp_path, monkeypatch):
+    lock = tmp_path / "py311_cpu" / "cpu_adam" / "lock"
+    assert doctor.stale_lock(tmp_path / "none", time.time()) is None
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert str(lock) not in doctor.this_deepspeed("0.19").seen  # someone compiles
+    os.utime(lock, (0, time.time() - 3600))
+    check = doctor.deepspeed("0.19", "c++", True, doctor.stale_lock(tmp_path, time.time()))
+    assert (check.state, str(lock) in check.seen, str(lock) in check.mend) == ("warning", True, True)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stepneg.chains import lines_of
 from stepneg.cli import main
-from stepneg.commands import lines_of
 from stepneg.config_files import read_config
 from stepneg.errors import InputError
 from stepneg.mistakes import EXAMPLES, explain
@@ -175,6 +175,11 @@ FILES = [
     (
         EVALUATION + "      engin: 3\n",
         "line 5: there is no key trainer.callbacks.init_args.engin; did you mean trainer.callbacks.init_args.engine?",
+    ),
+    (
+        EVALUATION + "      engine:\n        class_path: tests.given.Given\n",
+        "line 6: trainer.callbacks.init_args.engine.class_path: tests.given.Given cannot stand for VLLMEngine;"
+        " leave class_path out, and give options of VLLMEngine",
     ),
     (
         EVALUATION + "      k: five\n",
