@@ -33,7 +33,7 @@ class VLLMEvaluation(L.Callback):
     (:func:`stepneg.divergence.kl_estimate`) is of the policy that the data is made with (``data.policy``).
 
     Args:
-        engine: the sampling engine, by class_path.
+        engine: options of the sampling engine.
         validation: problems during fit, by class_path; None for no evaluation there.
         test: problems of ``stepneg test``.
         form: how final answers are written: gsm8k, math, number or text.

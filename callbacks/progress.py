@@ -10,6 +10,11 @@ from lightning.pytorch.callbacks import ProgressBar
 from stepneg.progress import Bar
 
 
+def held_out(trainer: L.Trainer, batches: list[int | float]) -> list[int | float]:
+    """The batches of each loader; none of data without held-out solutions, whose one batch is empty."""
+    return batches if getattr(trainer.datamodule, "held_out", True) else []  # type: ignore[attr-defined]
+
+
 class FitProgress(ProgressBar):
     """A :class:`stepneg.progress.Bar` over all steps of a fit, with the losses, and one over each pass.
 
@@ -76,7 +81,7 @@ class FitProgress(ProgressBar):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make room for the pass and the evaluation behind it."""
         if not trainer.sanity_checking:
-            self.start_pass("held-out loss", trainer.num_val_batches)
+            self.start_pass("held-out loss", held_out(trainer, trainer.num_val_batches))
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """One is done."""
@@ -90,7 +95,7 @@ class FitProgress(ProgressBar):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """As in validation."""
-        self.start_pass("held-out loss", trainer.num_test_batches)
+        self.start_pass("held-out loss", held_out(trainer, trainer.num_test_batches))
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """One is done."""

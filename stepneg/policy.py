@@ -267,6 +267,8 @@ class Policy(L.LightningModule):
 
     def log_held_out(self, batch: dict[str, Tensor], stage: str) -> None:
         """Log the mean negative log-likelihood, in nats a token, of the labelled tokens of all ranks."""
+        if not batch:  # no held-out solutions
+            return
         logp = self.log_probs(batch)
         held = torch.stack([-logp.sum(), (batch["labels"][:, 1:] >= 0).sum().to(logp)])
         nats, tokens = self.trainer.strategy.reduce(held, reduce_op="sum")

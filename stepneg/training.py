@@ -1,7 +1,9 @@
 """LightningCLI's verbs: ``fit``, ``validate``, ``test`` and ``predict``."""
 
+import logging
 import os
 import signal
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +35,21 @@ from stepneg.problems import ProblemSource
 from stepneg.record import content, devices, loaded, recorded, start
 from stepneg.whole import write_whole
 from stepneg.written import block, of_run
+
+# Beginnings of Lightning's messages on what is not asked of a run, by the module that logs them.
+UNASKED = {
+    "utilities.rank_zero": ("💡 Tip", "TPU available: False"),
+    "trainer.connectors.checkpoint_connector": ("`weights_only` was not set",),
+}
+
+
+def quiet() -> None:
+    """Leave out messages that help nobody; all others of Lightning stay."""
+    for module, starts in UNASKED.items():
+        logger = logging.getLogger(f"lightning.pytorch.{module}")
+        if not logger.filters:
+            logger.addFilter(lambda record, starts=starts: not record.getMessage().startswith(starts))  # type: ignore[misc]
+    warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree", category=FutureWarning)
 
 
 class FitParser(Strict, LightningArgumentParser):
@@ -122,6 +139,7 @@ class StepnegCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run a verb under a record in ``RUN/attempts``, which the first rank keeps."""
+        self.check_task(subcommand)
         if self.trainer.global_rank:
             return super()._run_subcommand(subcommand)
         home = Path(self.trainer.default_root_dir)
@@ -130,6 +148,20 @@ class StepnegCLI(LightningCLI):
             add({"problems": loaded(self.sources(subcommand))})
             super()._run_subcommand(subcommand)
             add({"data": {str(file.relative_to(home)): content(file) for file in sorted(home.glob("data/*"))}})
+
+    def check_task(self, subcommand: str) -> None:
+        """Refuse a verb that has nothing to work with.
+
+        Raises:
+            InputError: ``validate``, ``test`` or ``predict`` has no problems.
+        """
+        if subcommand == "fit" or getattr(self.datamodule, "validation", "own") is not None:
+            return
+        stage = {"validate": "validation", "test": "test"}.get(subcommand)
+        evaluations = [c for c in self.trainer.callbacks if isinstance(c, VLLMEvaluation)]  # type: ignore[attr-defined]
+        if not any(c.sources[stage] for c in evaluations if stage):
+            also = f", or an evaluation's {stage}" if stage else ""
+            raise InputError(f"{subcommand}: there are no problems to work with; give data.validation{also}")
 
     def sources(self, subcommand: str) -> dict[str, ProblemSource | None]:
         """The problems that a verb works with, by what they are for."""
@@ -174,6 +206,7 @@ def run(argv: list[str]) -> str:
 
 def cli(argv: list[str], kind: type[StepnegCLI] = StepnegCLI, run: bool = True) -> StepnegCLI:
     """The command-line interface that has run ``argv``; without ``run``, of options alone and only parsed."""
+    quiet()
     with ExitStack() as until_end:
         return kind(
             Policy,

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from stepneg.cli import main
 from stepneg.data.prepared import ResumableLoader
 from stepneg.data.rows import SeededOrder
 from stepneg.errors import InputError
+from stepneg.sampling.engine import Completion, Decoding, Request
+from stepneg.sampling.vllm_engine import VLLMEngine
 from stepneg.training import geometry
 
 FIT = """
@@ -186,3 +189,61 @@ def test_validate_test_and_predict_run(tmp_path, config):
     run = f"--trainer.default_root_dir={tmp_path / 'run'}"
     for verb in ("validate", "test", "predict"):
         main([verb, config, run])
+
+
+def test_the_log_of_a_fit_holds_what_concerns_it(tmp_path, config, caplog):
+    with caplog.at_level("INFO"):
+        main(["fit", config, f"--trainer.default_root_dir={tmp_path / 'run'}", "--trainer.max_epochs=1"])
+    assert "GPU available" in caplog.text
+    assert "`Trainer.fit` stopped" in caplog.text
+    for unasked in ("Tip", "TPU", "weights_only"):
+        assert unasked not in caplog.text
+
+
+EVALUATION = """
+trainer:
+  callbacks:
+  - class_path: stepneg.callbacks.evaluation.VLLMEvaluation
+    init_args:
+      engine: {class_path: stepneg.sampling.vllm_engine.VLLMEngine}
+      form: number
+      k: 2
+      max_tokens: 2
+      kl_samples: 0
+      store: STORE
+      SPLIT: {class_path: stepneg.problems.arithmetic.Arithmetic, init_args: {split: SPLIT, size: 3}}
+"""
+
+
+@pytest.mark.parametrize(("verb", "split"), [("fit", "validation"), ("validate", "validation"), ("test", "test")])
+def test_a_policy_is_evaluated_where_no_held_out_solutions_are_given(tmp_path, config, verb, split, monkeypatch):
+    served: list[Path] = []
+
+    def generate(
+        _: VLLMEngine, requests: Sequence[Request], decoding: Decoding
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        for index, request in enumerate(requests):
+            yield index, [Completion((0,), -1.0, "stop")] * request.n
+
+    monkeypatch.setattr(VLLMEngine, "load", lambda _, policy: served.append(policy))
+    monkeypatch.setattr(VLLMEngine, "generate", generate)
+    file = tmp_path / "evaluation.yaml"
+    file.write_text(EVALUATION.replace("SPLIT", split).replace("STORE", str(tmp_path / "samples")))
+    run = tmp_path / "run"
+    options = [f"--trainer.default_root_dir={run}", "--data.validation=null", "--trainer.max_epochs=1"]
+    main([verb, config, f"--config={file}", *options])
+    assert served
+    (report,) = (run / "evaluation").glob(f"{split}*.json")
+    assert json.loads(report.read_text())["problems"] == 3
+    assert scalars(run, f"{split}/accuracy") == [0.0]
+
+
+@pytest.mark.parametrize(("verb", "mend"), [("validate", "data.validation, or an evaluation's validation"),
+                                            ("test", "data.validation, or an evaluation's test"),
+                                            ("predict", "data.validation")])  # fmt: skip
+def test_a_verb_without_problems_says_so(tmp_path, config, verb, mend, capsys):
+    run = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    with pytest.raises(SystemExit) as stop:
+        main([verb, config, "--data.validation=null", run])
+    assert stop.value.code == 2
+    assert f"{verb}: there are no problems to work with; give {mend}\n" in capsys.readouterr().err

@@ -85,6 +85,8 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, Curve]]]) -> Figure |
                 low, high = run.get(f"{tag}_low"), run.get(f"{tag}_high")
                 if low is not None and high is not None and len(low[0]) == len(high[0]):
                     axes.fill_between(low[0], low[1], high[1], color=shown["color"], alpha=0.15, linewidth=0)
+                    if mark:  # a band of one step has no width
+                        axes.vlines(low[0], low[1], high[1], color=shown["color"], linewidth=1)
         axes.set_title(PANELS[tag], fontsize=9)
         axes.set_xlabel("optimiser step", fontsize=8)
         axes.grid(alpha=0.3)

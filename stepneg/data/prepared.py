@@ -350,14 +350,19 @@ class Prepared(L.LightningDataModule):
         if self.training is not None:
             self.training.load_state_dict(state_dict["training"])
 
-    def val_dataloader(self) -> DataLoader[Example] | list[Any]:
-        """Worked solutions of the held-out problems, each on one rank."""
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Worked solutions of the held-out problems, each on one rank; one empty batch where there are none.
+
+        Lightning passes over a validation or test without a batch, and over the evaluation at its end.
+        """
         assert self.trainer is not None
         ranks = (self.trainer.world_size, self.trainer.global_rank)
+        if not self.held_out:
+            return DataLoader(Examples([()]), collate_fn=lambda _: {})
         order = SeededOrder(len(self.held_out), self.seed, *ranks, shuffled=False)
-        return self.loader(self.held_out, order) if self.held_out else []
+        return self.loader(self.held_out, order)  # type: ignore[no-any-return]
 
-    def test_dataloader(self) -> DataLoader[Example] | list[Any]:
+    def test_dataloader(self) -> DataLoader[Any]:
         """As in validation."""
         return self.val_dataloader()
 

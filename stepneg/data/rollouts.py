@@ -68,7 +68,7 @@ class Rollouts:
     """How a policy is sampled, graded and valued.
 
     Args:
-        engine: the sampling engine, by class_path.
+        engine: options of the sampling engine.
         store: folder of the sample store; share it between runs, and nothing is drawn twice.
         form: how final answers are written: gsm8k, math, number or text.
         samples: solutions a problem.
