@@ -5,13 +5,33 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from stepneg.errors import InputError
 from stepneg.whole import whole
+
+
+class Told(io.RawIOBase):
+    """A file that is written to, and keeps the error of that."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self.out = out
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write bytes.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        try:
+            return self.out.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 class CheckedCheckpoints(TorchCheckpointIO):
@@ -32,11 +52,14 @@ class CheckedCheckpoints(TorchCheckpointIO):
         """
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Written to a file by torch, a full disk would be an assertion about positions.
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
         with whole(file, "wb") as out:
-            out.write(content.getbuffer())
+            told = Told(out)
+            try:
+                torch.save(checkpoint, told)
+            except Exception:
+                if told.error is not None:  # of which torch makes an assertion about positions
+                    raise told.error from None
+                raise
 
     def load_checkpoint(
         self,
