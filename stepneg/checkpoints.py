@@ -53,7 +53,7 @@ class CheckedCheckpoints(TorchCheckpointIO):
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole(file, "wb") as out:
-            told = Told(out)
+            told: Any = Told(out)
             try:
                 torch.save(checkpoint, told)
             except Exception:

@@ -1,8 +1,8 @@
 """Checkpoints that a fit goes on from hold tensors and plain values, or are refused: any other pickle can run code.
 
-One file is read by torch with ``weights_only``. FSDP2's folders have an index beside the parts, which torch unpickles
-without looking: it is read here first, by a reader that knows no other classes. DeepSpeed's folders hold objects of its
-own, which it unpickles by itself: they are to be trusted.
+Files are read by torch with ``weights_only``, those of DeepSpeed's folders too, with the four classes of its own that
+it puts there. FSDP2's folders have an index beside the parts, which torch unpickles without looking: it is read here
+first, by a reader that knows no other classes.
 """
 
 import os
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 
 from stepneg.errors import InputError
@@ -58,11 +59,16 @@ def check_index(checkpoint: Path) -> None:
 
 
 def plain_values_only(strategy: Strategy) -> None:
-    """From now on torch loads tensors and plain values alone, whoever asks; except for DeepSpeed."""
+    """From now on torch loads tensors and plain values alone, whoever asks; and what DeepSpeed's checkpoints hold."""
     for name in FORCE:
         os.environ.pop(name, None)
-    if not isinstance(strategy, DeepSpeedStrategy):
-        os.environ[FORCE[0]] = "1"
+    os.environ[FORCE[0]] = "1"
+    if isinstance(strategy, DeepSpeedStrategy):
+        from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+        from deepspeed.utils.tensor_fragment import fragment_address
+
+        torch.serialization.add_safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address])
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The shipped ZeRO configurations under the real DeepSpeed, on CPU: they train as AdamW does, resume and export."""
 
+import os
 import shutil
 import sysconfig
 from pathlib import Path
@@ -58,3 +59,26 @@ def test_zero_trains_as_one_process_does(stage, tiny, tmp_path):
     assert rounded[-1] < rounded[0]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / stage / "bfloat16" / "last", dtype="auto")
     assert model.dtype == torch.bfloat16
+    if stage == STAGES[0]:
+        refuses_pickles(last, twice, tmp_path / "ran")
+
+
+class Runs:
+    """A pickle of it runs a command when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.file}",)
+
+
+def refuses_pickles(checkpoint: Path, argv: list[str], ran: Path) -> None:
+    """The fit does not go on from a checkpoint whose files hold a command, and ends on all ranks."""
+    for file in checkpoint.glob("checkpoint/*.pt"):
+        torch.save({"module": {}, "more": Runs(ran)}, file)
+    resumed = [*argv, f"--ckpt_path={checkpoint}", "--trainer.max_epochs=9"]
+    for ended in on_ranks(2, [resumed], timeout=120, environment={"DS_ACCELERATOR": "cpu"}):
+        assert ended.code == 2, ended.output[-3000:]
+        assert "to load it could run code" in ended.output
+    assert not ran.exists()
