@@ -111,7 +111,9 @@ def test_losses_and_weights_are_those_of_one_process(ranks, tiny, untied, tmp_pa
             root = tmp_path / strategy / kind
             for tag in ("train/loss", "validation/nll", "train/gradient_norm", *LOGGED[kind]):
                 expected = scalars(alone, tag)
-                assert scalars(root, tag) == pytest.approx(expected, abs=1e-5), (strategy, kind, tag)
+                # Of a norm near 4, float32 holds fewer digits behind the point than of a loss.
+                near = {"rel": 1e-5} if tag == "train/gradient_norm" else {"abs": 1e-5}
+                assert scalars(root, tag) == pytest.approx(expected, **near), (strategy, kind, tag)
             assert len(scalars(root, "train/loss")) >= 6
             found = load_file(root / "last" / "model.safetensors")
             assert found.keys() == weights.keys()
