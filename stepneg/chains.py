@@ -153,7 +153,7 @@ def write_tables(config: jsonargparse.Namespace) -> None:
 
 def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentParser:
     """The options that chains share."""
-    from stepneg.pipeline import Stage
+    from stepneg.pipeline import Stage, Value
 
     parser = Parser(prog=f"stepneg {verb}", description=description)
     parser.add_argument("--config", action="config", required=True, help="the chain, a YAML file; more change it")
@@ -167,7 +167,7 @@ def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentPar
         parser.add_argument("--jobs", action=ActionYesNo, nargs="?", default=False, help=said)
         said = "only STAGE:VERB (seed-0/STAGE:VERB), or STAGE:solutions, :values, :evaluation: what is drawn for it"
         parser.add_argument("--only", type=str | None, default=None, help=said)
-    parser.add_argument("--args", type=dict[str, Any], default={}, help="further options of every fit and test")
+    parser.add_argument("--args", type=dict[str, Value], default={}, help="further options of every fit and test")
     parser.add_argument(
         "--overlays",
         type=list[str],
@@ -176,7 +176,7 @@ def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentPar
     )
     parser.add_argument(
         "--constants",
-        type=dict[str, Any],
+        type=dict[str, Value],
         default={},
         help="what else is replaced in the stages' args: {NAME} by its value",
     )

@@ -34,6 +34,9 @@ OUTPUTS: dict[Verb, str] = {  # what a verb leaves below its stage's directory; 
     "fit": "last/config.json",
     "test": "evaluation/test.json",
 }
+# Of an option or a constant. Text comes first, and a dict has no type inside: where Any is asked for, a text is read as
+# YAML, and "Question: {question}" becomes a mapping.
+Value = str | bool | int | float | list | dict | None  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Stage:
 
     name: str
     config: list[str]
-    args: dict[str, Any] = field(default_factory=dict)
+    args: dict[str, Value] = field(default_factory=dict)
     verbs: list[Verb] = field(default_factory=lambda: ["fit", "test"])
     sizes: list[int] | None = None
 

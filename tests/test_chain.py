@@ -201,6 +201,8 @@ STAGES = [
         "args": {
             "data.problems": {"class_path": "stepneg.problems.star_graph.StarGraph", "init_args": {"size": "{8*size}"}},
             "trainer.max_epochs": 2,
+            "data.template": "Question: {question}\nAnswer: # a text",
+            "others": [0.5, True, None, {"a": "b: c"}, -3],
         },
         "sizes": [25],
     },
@@ -224,6 +226,10 @@ def test_stages_are_as_the_file_has_them(tmp_path: Path) -> None:
     assert stages_of(config) == [
         Stage(**({"args": {}, "verbs": ["fit", "test"], "sizes": None} | stage)) for stage in STAGES
     ]
+    for kind in (int, float, bool, type(None), str):  # of the very type
+        (text,) = [v for v in (3, 0.5, True, None, "x: {y}") if type(v) is kind]
+        (stage,) = stages_of(parsed(tmp_path, stages=[STAGES[0] | {"args": {"a": text}}]))
+        assert (type(stage.args["a"]), stage.args["a"]) == (kind, text)
     # A class to be made by the stage's run, not here.
     assert stages_of(config)[1].args["data.problems"] == STAGES[1]["args"]["data.problems"]
 
