@@ -21,6 +21,7 @@ from stepneg.grading import Form
 from stepneg.grading.batch import grade_all
 from stepneg.policy_folder import exported_template, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
+from stepneg.progress import Bar
 from stepneg.resolved import resolve_run
 from stepneg.sampling.engine import Decoding, Ids
 from stepneg.sampling.store import Sampler, prompt_key
@@ -73,14 +74,24 @@ class Drawn:
             if meta["policy"] == policy and all(wanted):
                 yield Sampler(file.parent), meta
 
-    def rows(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:
-        """A row a sample and problem, in the store's order, without its grade."""
+    def rows(self, tokenizer: PreTrainedTokenizerBase, bar: Bar) -> Iterator[dict[str, Any]]:
+        """A row a sample and problem, in the store's order, without its grade.
+
+        Args:
+            tokenizer: of the policy.
+            bar: counts each sampler's problems as their samples, which lie together, are reached.
+        """
+        number = 0
         asked: dict[str, list[tuple[Problem, Ids]]] = {}
         for problem in self.problems:
             ids = encode_prompt(tokenizer, self.template, problem.question)
             asked.setdefault(prompt_key(ids), []).append((problem, ids))
         for sampler, meta in self.samplers():
+            left = set(asked)
             for key, index, done in sampler.rows(asked):
+                number += 1
+                bar.advance(len(asked[key]) * (key in left), number)
+                left.discard(key)
                 if self.samples is not None and index >= self.samples:
                     continue
                 for problem, ids in asked[key]:
@@ -159,12 +170,14 @@ def export_samples(
     else:
         text = template or exported_template(policy) or "{question}\n"
         drawn = Drawn(source, policy, problems.load(), text, form)
-    if not any(drawn.samplers()):
+    samplers = len(list(drawn.samplers()))
+    if not samplers:
         raise InputError(
             f"{drawn.store}: holds no samples of {drawn.policy} as it is now under these settings; check the policy"
         )
     tokenizer = load_tokenizer(drawn.policy, drawn.template)
-    number = write_rows(graded(drawn.rows(tokenizer), drawn.form), output, COLUMNS)
+    with Bar("export: problems", samplers * len(drawn.problems), "samples") as bar:
+        number = write_rows(graded(drawn.rows(tokenizer, bar), drawn.form), output, COLUMNS)
     return f"{output}: {number} samples of {len(drawn.problems)} problems"
 
 
@@ -198,12 +211,15 @@ def export_pairs(run: Path, output: Path) -> str:
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal changed
         with file.open() as lines:
+            total = sum(1 for _ in lines)
+        with file.open() as lines, Bar("export", total, "pairs") as bar:
             for number, line in enumerate(lines, 1):
                 example = json.loads(line)
                 if len(example) != 2:
                     raise InputError(f"{file}, line {number}: holds no pair; {type(data).__name__} makes none")
                 row = as_preference(tokenizer, data.template, asked, *example)
                 changed += any(differs(tokenizer, row[f"{name}_ids"]) for name in ("chosen", "rejected"))
+                bar.advance(1, number)
                 yield row
 
     kind = TURNS if chat else pa.string()

@@ -121,11 +121,15 @@ def test_samples_open_in_pandas_and_datasets(name, home, tmp_path, tokenizer, mo
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_a_store_is_exported_without_a_run_and_graded_again(home, tmp_path, tiny, capsys):
+def test_a_store_is_exported_without_a_run_and_graded_again(home, tmp_path, tiny, capsys, monkeypatch):
+    monkeypatch.setattr("stepneg.progress.SAY_EVERY", 0.0)
+    monkeypatch.setattr("stepneg.progress.SAY_SHARE", 0.0)
     out = tmp_path / "all.jsonl"
     argv = ["export", "samples", str(home / "store"), str(out), f"--policy={tiny}", "--form=gsm8k"]
     main([*argv, "--problems=stepneg.problems.arithmetic.Arithmetic", "--problems.size=3"])
-    assert "12 samples of 3 problems" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "12 samples of 3 problems" in said.out
+    assert "export: problems: 3/3 in 0 s" in said.err
     main(["grade", str(out), "--dataset=gsm8k", f"--output={tmp_path / 'graded.jsonl'}"])
     assert json.loads(capsys.readouterr().out)["correct"] == 6
     stranger = tmp_path / "stranger"
@@ -229,8 +233,12 @@ def test_text_that_is_encoded_to_other_text_is_counted(home, tmp_path, capsys, m
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.parquet", "pairs"])
 def test_pairs_have_trls_columns_and_types(name, home, tmp_path, tokenizer, monkeypatch, capsys):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("stepneg.progress.SAY_EVERY", 0.0)
+    monkeypatch.setattr("stepneg.progress.SAY_SHARE", 0.0)
     main(["export", "pairs", str(home / "run"), str(tmp_path / name)])
-    assert "12 pairs, of which 0 are other token ids" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "12 pairs, of which 0 are other token ids" in said.out
+    assert "export: 12/12 in 0 s" in said.err
     frame, table = load(tmp_path / name)
     assert {"prompt", "chosen", "rejected"} <= set(frame.columns)
     questions = {p.question + "\n": p for p in PROBLEMS}
