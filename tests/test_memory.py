@@ -137,7 +137,9 @@ def test_adamw_keeps_two_moments_of_the_parameters_type(of, tmp_path):
     assert sum(moment.nbytes for moment in moments) == states.optimiser
 
 
-@pytest.mark.parametrize("file", [MODELS[0], MODELS[2]], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [MODELS[0], pytest.param(MODELS[2], marks=pytest.mark.slow)], ids=lambda file: file.stem
+)
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_peaks_of_a_step_of_a_7b_models_first_layers(file, precision, checkpointing, tmp_path):

@@ -160,7 +160,8 @@ def assert_drawn_once(store: Path) -> None:
         assert set(drawn.values()) <= {1}
 
 
-def test_killed_runs_end_in_the_same_table(done, tmp_path):
+@pytest.mark.parametrize("first", [2, pytest.param(0, marks=pytest.mark.slow)])
+def test_killed_runs_end_in_the_same_table(first, done, tmp_path):
     """kill -9 in sampling, in step values, in training and in between; started again, the table is the same."""
     methods = ["base", "sft", "step_dpo"]
     pipeline = chain(tmp_path, methods)
@@ -178,7 +179,7 @@ def test_killed_runs_end_in_the_same_table(done, tmp_path):
     ]
     killed = 0
     command = [sys.executable, "-m", "stepneg", "pipeline", "--config", str(pipeline)]
-    for moment in [*moments, None]:
+    for moment in [*moments[first:], None]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         while process.poll() is None:
             if moment is not None and moment():
@@ -188,7 +189,7 @@ def test_killed_runs_end_in_the_same_table(done, tmp_path):
             time.sleep(0.02)
         process.wait()
         assert moment is not None or process.returncode == 0
-    assert killed >= 3
+    assert killed >= 3 - first // 2
     undisturbed = {row["method"]: row for row in table(done / "run")}
     assert table(tmp_path / "run") == [undisturbed[method] for method in methods]
     assert_drawn_once(samples)
