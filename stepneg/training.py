@@ -149,6 +149,11 @@ class StepnegCLI(LightningCLI):
             super()._run_subcommand(subcommand)
             add({"data": {str(file.relative_to(home)): content(file) for file in sorted(home.glob("data/*"))}})
 
+    @property
+    def evaluations(self) -> list[VLLMEvaluation]:
+        """The callbacks that evaluate."""
+        return [c for c in self.trainer.callbacks if isinstance(c, VLLMEvaluation)]  # type: ignore[attr-defined]
+
     def check_task(self, subcommand: str) -> None:
         """Refuse a verb that has nothing to work with.
 
@@ -158,18 +163,16 @@ class StepnegCLI(LightningCLI):
         if subcommand == "fit" or getattr(self.datamodule, "validation", "own") is not None:
             return
         stage = {"validate": "validation", "test": "test"}.get(subcommand)
-        evaluations = [c for c in self.trainer.callbacks if isinstance(c, VLLMEvaluation)]  # type: ignore[attr-defined]
-        if not any(c.sources[stage] for c in evaluations if stage):
+        if not any(c.sources[stage] for c in self.evaluations if stage):
             also = f", or an evaluation's {stage}" if stage else ""
             raise InputError(f"{subcommand}: there are no problems to work with; give data.validation{also}")
 
     def sources(self, subcommand: str) -> dict[str, ProblemSource | None]:
         """The problems that a verb works with, by what they are for."""
-        evaluations = [c for c in self.trainer.callbacks if isinstance(c, VLLMEvaluation)]  # type: ignore[attr-defined]
         if subcommand == "test":
-            return {f"evaluation.{i}.test": c.sources["test"] for i, c in enumerate(evaluations)}
+            return {f"evaluation.{i}.test": c.sources["test"] for i, c in enumerate(self.evaluations)}
         found = {f"data.{name}": getattr(self.datamodule, name, None) for name in ("problems", "validation")}
-        return found | {f"evaluation.{i}.validation": c.sources["validation"] for i, c in enumerate(evaluations)}
+        return found | {f"evaluation.{i}.validation": c.sources["validation"] for i, c in enumerate(self.evaluations)}
 
     def prepare_data(self) -> None:
         """Take the run directory, and make the data of many ranks before they meet, on the first one.
