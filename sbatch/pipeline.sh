@@ -40,13 +40,13 @@ submit() { # NAME SCRIPT OPTIONS-OF-SBATCH -- NAMES-THAT-IT-WAITS-FOR -- ARGUMEN
 all=()
 while read -r name script kind after; do
     options=(${DRAW:-})
-    if [ "$kind" = array ]; then options+=(--array="1-${TASKS:-4}"); fi
+    if [ "$kind" = array ]; then options=(--array="1-${TASKS:-4}" --output=logs/%x-%A-%a.out "${options[@]}"); fi
     if [ "$script" = fit ]; then options=(${FIT:-}); fi
     submit "$name" "$script" "${options[@]}" -- $after -- "${chain[@]}" --only "$name"
 done <<< "$jobs"
 submit "$verb.tables" evaluate ${DRAW:-} -- "${names[@]}" -- "${chain[@]}"
 
 watched="${all[*]}"
-echo "watch:  squeue --jobs=${watched// /,}; logs/NAME-JOB.out"
+echo "watch:  squeue --jobs=${watched// /,}; logs/NAME-JOB.out, of arrays logs/NAME-JOB-TASK.out"
 echo "cancel: scancel $watched"
 echo "resume: the same command; what is done is skipped, the store keeps samples, fits go on from their checkpoint"

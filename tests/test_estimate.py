@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from stepneg.calibration import Calibration, Trained
 from stepneg.chains import chain_parser, folder_of, stages_of
 from stepneg.cli import main
 from stepneg.costs import (
@@ -36,11 +37,13 @@ from stepneg.data.rows import Row
 from stepneg.errors import InputError
 from stepneg.estimate import estimates
 from stepneg.jobs import Job, jobs_of
-from stepneg.metered import Sample, shape_of, spread
+from stepneg.metered import Meter, Sample, shape_of, spread
 from stepneg.pipeline import Cell, Stage, arguments, cells, stage_fingerprint
 from stepneg.problems import Problem
+from stepneg.resolved import evaluation_of
 from stepneg.sampling.store import rows_of
 from tests.conftest import ROOT
+from tests.sampling.fake import FakeEngine
 
 CONFIGS = ROOT / "configs" / "arithmetic"
 
@@ -272,6 +275,24 @@ def test_problems_and_steps_are_checked() -> None:
         estimates(ROOT, [], [], problems=0, steps=3)
 
 
+@pytest.mark.parametrize(("verb", "free"), [("fit", 2), ("test", 0)])
+def test_solutions_for_the_divergence_are_counted(verb: str, free: int, tiny: Path, tmp_path: Path) -> None:
+    """Of 12 problems 4 are drawn for, and in a validation 2 of these for the divergence, which takes 6 of the 12."""
+    file = chain(tmp_path, ["sft"], kl_samples=6)
+    config = chain_parser("estimate", None).parse_args(["--config", str(file)])
+    jobs = jobs_of(folder_of(config), stages_of(config), cells(config.root, [0]))
+    (job,) = (job for job in jobs if job.verb == verb)
+    calibration = Calibration(jobs, problems=1, steps=1, home=tmp_path / "calibration")
+    calibration.trained = Trained(tiny, tiny, L.Trainer(), 1e6, 0.0, shape_of(tiny), 0, 0, 1)
+    callback = evaluation_of(calibration.options(job).trainer)
+    assert callback is not None
+    engine: Any = FakeEngine()
+    calibration.meters[callback.engine] = Meter(engine)
+    found = calibration.evaluation(job.home / "last", job, "validation" if verb == "fit" else "test")
+    assert found.problems == 4
+    assert sum(len(draw.lengths) for draw in found.draws) == engine.drawn == 4 * (1 + 2) + free
+
+
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {},
     "dpo": {"data.policy": "{root}/sft/last", "data.rollouts.samples": 6},
@@ -284,13 +305,13 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def chain(folder: Path, methods: list[str]) -> Path:
+def chain(folder: Path, methods: list[str], **of_evaluation: int) -> Path:
     """A small pipeline of the shipped configurations with a store of its own."""
     stages = []
     for name in methods:
         config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
         evaluation = config["trainer"]["callbacks"][-1]["init_args"]
-        evaluation |= {"store": str(folder / "samples"), "k": 2}
+        evaluation |= {"store": str(folder / "samples"), "k": 2} | of_evaluation
         for split in ("validation", "test"):
             evaluation[split]["init_args"]["size"] = 12
         config["data"]["init_args"].get("rollouts", {})["store"] = str(folder / "samples")

@@ -170,6 +170,7 @@ def test_a_chain_by_one_command_with_a_task_killed_equals_a_single_box(cluster: 
     assert "ended by signal 9; back into the queue" in first
     assert first.count("step_dpo: solutions") == 2  # it was begun twice
     assert "| step_dpo |" in log(work, jobs["pipeline.tables"])
+    assert "evaluate: greedy" in log(work, f"{jobs['step_dpo:evaluation']}_2")
     for name in ("step_dpo:fit", "step_dpo:test"):  # what the arrays drew was all that was needed
         began, ended = cluster.span(jobs[name])
         assert not [shard for shard in store.glob("*/*.jsonl") if began < shard.stat().st_mtime < ended]
