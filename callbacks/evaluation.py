@@ -21,7 +21,7 @@ from stepneg.problems import Problem, ProblemSource
 from stepneg.sampling.engine import Decoding, Ids
 from stepneg.sampling.sampler import sample
 from stepneg.sampling.store import SampleStore
-from stepneg.sampling.vllm_engine import VLLMEngine, leave_device
+from stepneg.sampling.vllm_engine import VLLMEngine, leave_device, make_room
 
 
 class VLLMEvaluation(L.Callback):
@@ -112,6 +112,7 @@ class VLLMEvaluation(L.Callback):
         problems = source.load()
         data = trainer.datamodule  # type: ignore[attr-defined]
         tokenizer = load_tokenizer(folder, data.template)
+        make_room(trainer.strategy.root_device)
         result = self.evaluate(folder, tokenizer, problems, data.template)
         drawn: list[tuple[Row, float]] = []
         if stage == "validation" and self.kl_samples and isinstance(data, Prepared):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 from jsonargparse import ActionYesNo
+from jsonargparse.typing import PositiveInt
 
 from stepneg.config_files import Option, read_given
 from stepneg.errors import InputError
@@ -32,14 +33,14 @@ def pipeline_verb(run: Callable[..., None], argv: list[str]) -> None:
     parser.add_argument("--part", type=str, default="1/1", help="with --only of a draw: which share of the problems")
     config = parsed(parser, argv)
     repeat = cells(config.root, config.seeds, None, config.as_dict()["constants"])
+    check_stages(config, repeat[0], argv)
     if (said := told(config, repeat)) is not None:
         print(said)
         return
-    check_stages(config, repeat[0], argv)
     stages = stages_of(config)
     with chain_record("pipeline", argv, config):
         each = partial(run, summary=config.only is not None)
-        pipeline(each, folder_of(config), stages, repeat, config.only, config.part)
+        pipeline(each, folder_of(config), stages, repeat, config.only, config.part, config.tensor_parallel_size)
         if config.only is None:
             write_tables(config)
     if config.only is None:
@@ -61,14 +62,14 @@ def sweep_verb(run: Callable[..., None], argv: list[str]) -> None:
     config = parsed(parser, argv)
     every = cells(config.root, config.seeds, config.sizes, config.as_dict()["constants"])
     chosen = part_of(every, config.part) if config.only is None else every
+    check_stages(config, every[0], argv)
     if (said := told(config, chosen)) is not None:
         print(said)
         return
-    check_stages(config, every[0], argv)
     stages = stages_of(config)
     each = partial(run, summary=config.only is not None)
     with chain_record("sweep", argv, config):
-        pipeline(each, folder_of(config), stages, chosen, config.only, config.part)
+        pipeline(each, folder_of(config), stages, chosen, config.only, config.part, config.tensor_parallel_size)
     if config.only is not None:
         return
     if len(chosen) == len(every):
@@ -167,6 +168,8 @@ def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentPar
         parser.add_argument("--jobs", action=ActionYesNo, nargs="?", default=False, help=said)
         said = "only STAGE:VERB (seed-0/STAGE:VERB), or STAGE:solutions, :values, :evaluation: what is drawn for it"
         parser.add_argument("--only", type=str | None, default=None, help=said)
+        said = "with --only of a draw: GPUs that share the model; other runs take it from the options of their engines"
+        parser.add_argument("--tensor_parallel_size", type=PositiveInt | None, default=None, help=said)
     parser.add_argument("--args", type=dict[str, Value], default={}, help="further options of every fit and test")
     parser.add_argument(
         "--overlays",

@@ -30,7 +30,9 @@ def init_verb(argv: list[str]) -> None:
 def draw_verb(argv: list[str]) -> None:
     """A share of what a fit or a test samples, into the store; with the options of the fit or test.
 
-    stepneg draw solutions|values|evaluation [--part n/N] [options of stepneg fit or test]
+    stepneg draw solutions|values|evaluation [--part n/N] [--tensor_parallel_size N] [options of stepneg fit or test]
+
+    --tensor_parallel_size is how many GPUs share the model; without it, what the options say of the engine.
     """
     from stepneg.pipeline import DRAWN_FOR
 
@@ -42,10 +44,14 @@ def draw_verb(argv: list[str]) -> None:
         raise InputError(f"draw: {what!r} is none of {', '.join(DRAWN_FOR)}; write for example: {DRAW_EXAMPLE}")
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--part", default="1/1")
+    own.add_argument("--tensor_parallel_size")
     config, options = own.parse_known_args(rest)
+    size = config.tensor_parallel_size
+    if size is not None and not (size.isdecimal() and int(size)):
+        raise InputError(f"draw: --tensor_parallel_size is {size!r}, not a number of GPUs; write for example 4")
     from stepneg.draw import draw  # imports of seconds
 
-    print(draw(what, config.part, options), flush=True)
+    print(draw(what, config.part, options, size and int(size)), flush=True)
 
 
 DRAW_EXAMPLE = "stepneg draw values --part 3/8 --config configs/gsm8k/step_dpo.yaml"

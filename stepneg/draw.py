@@ -6,6 +6,7 @@ then finds the very samples that it would have drawn.
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem
 from stepneg.resolved import evaluation_of, resolver, start_of
 from stepneg.sampling.store import SampleStore
+from stepneg.sampling.vllm_engine import VLLMEngine
 
 
 def share_of(problems: Sequence[Problem], part: str) -> list[Problem]:
@@ -53,13 +55,14 @@ def chain_jobs(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell]) ->
     return lines(submissions(jobs, draws))
 
 
-def draw(what: Draw, part: str, argv: Sequence[str]) -> str:
+def draw(what: Draw, part: str, argv: Sequence[str], gpus: int | None = None) -> str:
     """Draw a share into the store.
 
     Args:
         what: ``solutions`` of the training problems, their step ``values``, or the ``evaluation`` of a test.
         part: the share, n/N.
         argv: the options of the fit or test.
+        gpus: that share the model; None for what the options say of the engine.
 
     Returns:
         A line on what is there now.
@@ -72,20 +75,22 @@ def draw(what: Draw, part: str, argv: Sequence[str]) -> str:
     if what not in (can := drawn_by(given, verb)):
         data = type(given.data).__name__
         raise InputError(f"draw: a {verb} of {data} as given draws {' and '.join(can) or 'nothing'}, no {what}")
-    return (evaluation if what == "evaluation" else training)(given, what, part)
+    holder: Any = evaluation_of(given.trainer) if what == "evaluation" else given.data.rollouts
+    engine = holder.engine if gpus is None else replace(holder.engine, tensor_parallel_size=gpus)
+    return (evaluation if what == "evaluation" else training)(given, what, part, engine)
 
 
-def training(given: jsonargparse.Namespace, what: Draw, part: str) -> str:
+def training(given: jsonargparse.Namespace, what: Draw, part: str, engine: VLLMEngine) -> str:
     """Solutions of a share of the training problems, or step values of those."""
     data: Any = given.data
-    problems = share_of(data.load_problems(), part)
-    sampled = data.rollouts.solutions if what == "solutions" else data.rollouts.valued
+    problems, rollouts = share_of(data.load_problems(), part), replace(data.rollouts, engine=engine)
+    sampled = rollouts.solutions if what == "solutions" else rollouts.valued
     facts = sampled(data.policy, problems, load_tokenizer(data.policy, data.template), data.template).facts
     counts = ", ".join(f"{count:.0f} {name.replace('_', ' ')}" for name, count in facts.items())
     return f"{what} {part}: {len(problems)} problems; {counts}"
 
 
-def evaluation(given: jsonargparse.Namespace, what: Draw, part: str) -> str:
+def evaluation(given: jsonargparse.Namespace, what: Draw, part: str, engine: VLLMEngine) -> str:
     """Greedy solutions and samples of a share of the test problems."""
     callback, policy = evaluation_of(given.trainer), start_of(given)
     assert callback is not None
@@ -94,5 +99,5 @@ def evaluation(given: jsonargparse.Namespace, what: Draw, part: str) -> str:
     problems, tokenizer = share_of(source.load(), part), load_tokenizer(policy, given.data.template)
     prompts = [encode_prompt(tokenizer, given.data.template, p.question) for p in problems]
     store = SampleStore(callback.store)
-    draw_solutions(callback.engine, store, policy, prompts, callback.k, callback.sampled, callback.seed)
+    draw_solutions(engine, store, policy, prompts, callback.k, callback.sampled, callback.seed)
     return f"{what} {part}: {len(problems)} problems, each greedily and {callback.k} times sampled"

@@ -235,6 +235,7 @@ def pipeline(
     repeat: list[Cell],
     only: str | None = None,
     part: str = "1/1",
+    gpus: int | None = None,
 ) -> None:
     """Run the stages in order in each cell. A stage whose fingerprint and output are there is skipped.
 
@@ -245,6 +246,7 @@ def pipeline(
         repeat: each cell repeats the chain.
         only: the runs or draws that are done of it, see :func:`selected`; None for all runs.
         part: the share n/N of the problems of a draw.
+        gpus: that share the model in a draw; None for what the options say of the engine.
     """
     started, draw = time.monotonic(), None
     todo = runs(stages, repeat)
@@ -268,7 +270,8 @@ def pipeline(
         about = f", about {duration(ahead)} left" if ahead is not None else ""
         say(f"[{number}/{len(todo)} {duration(time.monotonic() - started)} so far{about}] {label}")
         if draw is not None:
-            run(["draw", draw, f"--part={part}", *draw_options(planned.argv)])
+            shared = [] if gpus is None else [f"--tensor_parallel_size={gpus}"]
+            run(["draw", draw, f"--part={part}", *shared, *draw_options(planned.argv)])
             continue
         with held(cell.home / stage.name) if leads() else nullcontext():
             (forget_other if leads() else await_lead)(cell.home / stage.name, verb, planned.mark)
@@ -336,8 +339,8 @@ def draw_options(argv: Sequence[str]) -> list[str]:
 
 
 def leads() -> bool:
-    """Whether this process keeps the books: of several that srun starts, the first."""
-    return os.environ.get("SLURM_PROCID", "0") == "0"
+    """Whether this process keeps the books: of several that srun or torchrun starts, the first."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def await_lead(home: Path, verb: Verb, mark: str) -> None:

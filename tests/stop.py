@@ -72,3 +72,11 @@ class KillBehindCheckpoint(L.Callback):
         events.Reload()
         (home / "seen.json").write_text(json.dumps([event.step for event in events.Scalars("train/loss")]))
         raise KeyError("killed behind a checkpoint")
+
+
+class EndInEvaluation(L.Callback):
+    """End when the first evaluation of a fit begins."""
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            raise KeyError("ended in an evaluation")

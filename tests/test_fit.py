@@ -249,3 +249,36 @@ def test_a_verb_without_problems_says_so(tmp_path, config, verb, mend, capsys):
         main([verb, config, "--data.validation=null", run])
     assert stop.value.code == 2
     assert f"{verb}: there are no problems to work with; give {mend}\n" in capsys.readouterr().err
+
+
+def test_a_fit_that_ends_in_an_evaluation_goes_on_a_step_before_it(tmp_path, config):
+    """Of 5 batches an epoch, accumulated by two: the fourth is the last behind which a checkpoint is written."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    command = ["fit", config, "--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=2", "--ckpt_path=last"]
+    main([*command, f"--trainer.default_root_dir={whole}"])
+    command.append(f"--trainer.default_root_dir={parts}")
+    with pytest.raises(KeyError):
+        main([*command, "--trainer.callbacks+=tests.stop.EndInEvaluation"])
+    loop = torch.load(parts / "checkpoints" / "last.ckpt", weights_only=False)["loops"]["fit_loop"]
+    assert loop["epoch_progress"]["current"]["completed"] == 1
+    assert loop["epoch_loop.batch_progress"]["current"]["processed"] == 4
+    main(command)
+    first, second = (load_file(run / "last" / "model.safetensors") for run in (whole, parts))
+    assert all((first[name] == second[name]).all() for name in first)
+    assert scalars(parts, "validation/nll")[-1] == scalars(whole, "validation/nll")[-1]
+
+
+@pytest.mark.parametrize(
+    ("interval", "epochs", "written"),
+    [(1.0, 1, [4, 4]), (1.0, 2, [4]), (2, 1, [2, 2]), (4, None, [2, 2]), (3, None, [2, 2])],
+)
+def test_a_checkpoint_is_written_a_step_before_an_evaluation(interval, epochs, written, tmp_path, config, monkeypatch):
+    """Two epochs of 5 batches, accumulated by two; the numbers are batches of an epoch that are done."""
+    found = []
+    monkeypatch.setattr(
+        "stepneg.callbacks.preemption.save",
+        lambda trainer: found.append(trainer.fit_loop.epoch_loop.batch_progress.current.processed),
+    )
+    options = [f"--trainer.val_check_interval={interval}", f"--trainer.check_val_every_n_epoch={epochs or 'null'}"]
+    main(["fit", config, "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path / 'run'}", *options])
+    assert [done for done in found if done < 5] == written

@@ -47,7 +47,7 @@ def test_aliases_that_stand_for_little_are_read(tmp_path: Path, capsys) -> None:
 def test_the_environment_is_not_read_into_options(tmp_path: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("STEPNEG_PIPELINE__ROOT", "elsewhere")
     config = tmp_path / "config.yaml"
-    config.write_text(f"root: '${{HOME}}/$HOME'\nstages: [{{name: a, config: ['{config}'], verbs: [fit]}}]\n")
+    config.write_text("root: '${HOME}/$HOME'\nstages: [{name: a, config: [], verbs: [fit]}]\n")
     main(["pipeline", f"--config={config}", "--dry_run"])
     assert "'--trainer.default_root_dir=${HOME}/$HOME/seed-0/a'" in capsys.readouterr().out
 

@@ -308,7 +308,8 @@ def test_a_mistake_in_another_verb(argv, line, capsys):
     assert line_of(capsys, *argv) == line
 
 
-def test_a_stage_is_checked_before_the_chain_begins(tmp_path, capsys):
+@pytest.mark.parametrize("more", [[], ["--dry_run"], ["--jobs"]])
+def test_a_stage_is_checked_before_the_chain_begins(more, tmp_path, capsys):
     chain = tmp_path / "chain.yaml"
     shipped = Path("configs/arithmetic/sft.yaml").resolve()
     chain.write_text(
@@ -316,7 +317,7 @@ def test_a_stage_is_checked_before_the_chain_begins(tmp_path, capsys):
         "  args:\n    trainer.max_epochs: 2\n    data.batchsize: 3\n"
     )
     line = f"stage bad, fit: {chain}, line 9: there is no option --data.batchsize; did you mean --data.batch_size?"
-    assert line_of(capsys, "pipeline", f"--config={chain}") == line
+    assert line_of(capsys, "pipeline", f"--config={chain}", *more) == line
     assert not (tmp_path / "run").exists()
 
 

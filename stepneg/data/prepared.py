@@ -299,6 +299,7 @@ class Prepared(L.LightningDataModule):
         """
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
+        leave_device(device)  # the engine that drew the rows may hold most of it
         model = load_model(self.policy).eval().to(device)
         # Rows of one prompt share most of their tokens; all else being equal, rows of like length little padding.
         rows = sorted(of, key=lambda r: (len(r.prompt_ids), r.prompt_ids, len(r)))

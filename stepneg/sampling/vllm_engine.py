@@ -246,6 +246,14 @@ def leave_device(training: "torch.device") -> None:
         close(options)
 
 
+def make_room(training: "torch.device") -> None:
+    """Give back what torch keeps of a GPU for later, before an engine that wants its share of it starts."""
+    if training.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
 def check_policy(policy: Path) -> None:
     """Refuse what is not an HF folder in safetensors.
 

@@ -1,0 +1,122 @@
+"""A checkpoint in parts replaces the one before when it is whole, whenever its writers are killed."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.strategies import DDPStrategy
+
+from stepneg.checkpoints import besides, keep_until_whole, settle
+from stepneg.errors import InputError
+from stepneg.sharding import FSDP2
+
+PARTS = ("meta.pt", "__0_0.distcp", "__1_0.distcp")
+
+
+class Killed(BaseException):
+    """Nothing can be cleaned up behind it."""
+
+
+class Parts(FSDP2):
+    """Writes files of one word into the folder, and is killed when so many are there.
+
+    Args:
+        lives: files until the end.
+    """
+
+    def __init__(self, lives: int = 99) -> None:
+        super().__init__()
+        self.lives = lives
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        return obj
+
+    def barrier(self, name: str | None = None) -> None:
+        pass
+
+    @property
+    def is_global_zero(self) -> bool:
+        return True
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        Path(filepath).mkdir(exist_ok=True)
+        for name in PARTS:
+            if self.lives == 0:
+                raise Killed
+            self.lives -= 1
+            (Path(filepath) / name).write_text(checkpoint["word"])
+
+
+def held(place: Path) -> dict[str, str]:
+    return {file.name: file.read_text() for file in place.iterdir()}
+
+
+def save(place: Path, word: str, lives: int = 99) -> None:
+    strategy = Parts(lives)
+    keep_until_whole(strategy)
+    strategy.save_checkpoint({"word": word}, place)
+
+
+@pytest.mark.parametrize("lives", range(len(PARTS)))
+def test_parts_of_two_checkpoints_are_never_mixed(lives: int, tmp_path: Path) -> None:
+    place = tmp_path / "last.ckpt"
+    save(place, "old")
+    with pytest.raises(Killed):
+        save(place, "new", lives)
+    assert held(place) == dict.fromkeys(PARTS, "old")
+    settle(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    save(place, "newer")
+    assert held(place) == dict.fromkeys(PARTS, "newer")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_first_checkpoint_that_is_not_whole_is_none(tmp_path: Path) -> None:
+    place = tmp_path / "last.ckpt"
+    with pytest.raises(Killed):
+        save(place, "new", lives=2)
+    assert not place.exists()
+    settle(place)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_killed_in_the_change_there_is_one_that_is_whole(
+    renames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, left, rename = tmp_path / "last.ckpt", [renames], os.rename
+    save(place, "old")
+
+    def killed(self: Path, target: Path) -> None:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        if renames < 2:
+            with pytest.raises(Killed):
+                save(place, "new")
+        else:
+            save(place, "new")
+    settle(place)
+    assert held(place) == dict.fromkeys(PARTS, "old" if renames == 0 else "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_what_was_left_is_looked_at_before_it_counts(tmp_path: Path) -> None:
+    place = tmp_path / "last.ckpt"
+    partial, old = besides(place)
+    partial.mkdir()
+    old.mkdir()
+    (partial / ".metadata").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(InputError, match="could run code"):
+        settle(place)
+
+
+def test_a_checkpoint_of_one_file_is_left_to_its_writer() -> None:
+    strategy = DDPStrategy()
+    keep_until_whole(strategy)
+    assert "save_checkpoint" not in vars(strategy)
