@@ -82,6 +82,9 @@ def figures(model: Architecture, plan: Plan, measured: Found) -> Found:
     each = {name: value / measured["samples"] for name, value in measured.items() if name != "machine"}
     held = each["held"] * measured["writers"]
     prefixes = plan.problems * plan.negatives * plan.steps
+    # A pair of each negative, packed: a problem's prompt once, and of each pair two solutions.
+    forward = 2 * model.products * plan.problems * (plan.prompt + 2 * plan.negatives * plan.tokens)
+    pass_hours = forward / (plan.flops * SHARES[1]) / 3600  # of one GPU
     return {
         "samples": total,
         "tokens": total * plan.tokens,
@@ -90,6 +93,8 @@ def figures(model: Architecture, plan: Plan, measured: Found) -> Found:
         "prefixes": prefixes,
         "rollouts": prefixes * plan.rollouts,
         "rollout_hours": prefixes * plan.rollouts * plan.tokens / 2 / (engines * speed * SHARES[1]) / 3600,
+        "reference_hours": pass_hours,
+        "training_hours": 3 * pass_hours / engines,
         "store_bytes": total * each["bytes"],
         "list_bytes": total * each["list_bytes"],
         "prefix_list_bytes": prefixes * each["list_bytes"] * writers.SAMPLES,
@@ -134,6 +139,8 @@ def table(result: Found) -> str:
         *((f"hours of sampling at {part:.0%} of that", f"{hours:.1f}", "") for part, hours in bounds),
         ("rollouts for pits, from every prefix", f"{result['rollouts']:,}", f"{result['prefixes']:,} prefixes"),
         (f"hours of those at {SHARES[1]:.0%}", f"{result['rollout_hours']:.1f}", "half a solution each"),
+        ("hours of the reference's log-probabilities at 50%", f"{result['reference_hours']:.1f}", "one GPU, all pairs"),
+        ("hours of training at 50%, one epoch", f"{result['training_hours']:.1f}", "all GPUs; back is twice forth"),
         ("samples an engine", f"{result['engine_samples']:,.0f}", ""),
         ("samples/s an engine stores, at most", f"{result['engine_rate']:,.0f}", "at the bound"),
         ("samples/s that were stored", f"{result['writers_rate']:,.0f}", "64 writers, 2 cores, one disk"),

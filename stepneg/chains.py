@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 from jsonargparse import ActionYesNo
-from jsonargparse.typing import PositiveInt
 
 from stepneg.config_files import Option, read_given
 from stepneg.errors import InputError
@@ -169,7 +168,7 @@ def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentPar
         said = "only STAGE:VERB (seed-0/STAGE:VERB), or STAGE:solutions, :values, :evaluation: what is drawn for it"
         parser.add_argument("--only", type=str | None, default=None, help=said)
         said = "with --only of a draw: GPUs that share the model; other runs take it from the options of their engines"
-        parser.add_argument("--tensor_parallel_size", type=PositiveInt | None, default=None, help=said)
+        parser.add_argument("--tensor_parallel_size", type=int | None, default=None, help=said)
     parser.add_argument("--args", type=dict[str, Value], default={}, help="further options of every fit and test")
     parser.add_argument(
         "--overlays",

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from stepneg.errors import InputError
 from stepneg.jobs import jobs_of, lines, submissions
 from stepneg.pipeline import OUTPUTS, Stage, arguments, cells, pipeline, run_name, runs, selected, stage_fingerprint
 from stepneg.problems import Problem
+from stepneg.sampling.engine import Completion, Decoding, Request
+from stepneg.sampling.store import rows_of
+from stepneg.sampling.vllm_engine import VLLMEngine
 
 QUESTIONS = st.lists(st.text(max_size=3), max_size=60)
 
@@ -104,23 +108,25 @@ def test_only_what_is_selected_runs_and_a_done_run_draws_nothing(folder: Path) -
     repeat = cells(folder / "run", [0])
     given_to_fit = arguments(STAGES[1], "fit", repeat[0], folder)[1:-1]  # without the checkpoint
     for only in ("sft:solutions", "sft:fit", "sft:values", "sft:fit"):
-        pipeline(run, folder, STAGES, repeat, only, "2/3")
+        pipeline(run, folder, STAGES, repeat, only, "2/3", 4)
     assert [argv[:2] for argv in ran] == [["draw", "solutions"], ["fit", "--config"]]
-    assert ran[0][2] == "--part=2/3"
-    assert ran[0][3:] == given_to_fit
+    assert ran[0][2:4] == ["--part=2/3", "--tensor_parallel_size=4"]
+    assert ran[0][4:] == given_to_fit
+    assert not any("tensor_parallel_size" in word for word in ran[1])
     assert not (folder / "run/seed-0/sft/solutions.json").exists()
 
 
+@pytest.mark.parametrize("launcher", ["SLURM_PROCID", "RANK"])  # srun's and torchrun's
 @pytest.mark.parametrize(("rank", "record"), [("0", True), ("3", False)])
 def test_the_first_of_several_processes_keeps_the_books(
-    folder: Path, rank: str, record: bool, monkeypatch: pytest.MonkeyPatch
+    folder: Path, launcher: str, rank: str, record: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repeat = cells(folder / "run", [0])
     home = folder / "run/seed-0/sft"
     if rank != "0":  # what the first has done by then
         home.mkdir(parents=True)
         (home / "fit.started").write_text(stage_fingerprint(arguments(STAGES[1], "fit", repeat[0], folder)))
-    monkeypatch.setenv("SLURM_PROCID", rank)
+    monkeypatch.setenv(launcher, rank)
     pipeline(lambda argv: None, folder, STAGES, repeat, "sft:fit")
     assert (home / "fit.json").exists() == record
 
@@ -193,6 +199,8 @@ def test_the_shipped_chain_as_jobs(tmp_path: Path, capsys: pytest.CaptureFixture
         (["solutions", "--config", "configs/arithmetic/sft.yaml"], "draws nothing, no solutions"),
         (["solutions", "--config", "configs/arithmetic/rft.yaml", "--part", "9/8"], "'9/8' is not one of 1/N"),
         (["solutions", "--config", "configs/arithmetic/rft.yaml", "--data.rollouts.smples", "4"], "smples"),
+        (["solutions", "--tensor_parallel_size", "0"], "--tensor_parallel_size is '0', not a number of GPUs"),
+        (["solutions", "--tensor_parallel_size=two"], "--tensor_parallel_size is 'two', not a number of GPUs"),
     ],
 )
 def test_a_draw_of_nothing_is_one_clear_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,3 +209,31 @@ def test_a_draw_of_nothing_is_one_clear_line(argv: list[str], said: str, capsys:
     assert stop.value.code == 2
     (line,) = (s for s in capsys.readouterr().err.splitlines() if s.startswith("stepneg: error: "))
     assert said in line
+
+
+@pytest.mark.parametrize("what", ["solutions", "evaluation"])
+def test_gpus_of_a_draw_change_its_engine_and_no_sample(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines: set[int] = set()
+
+    def generate(
+        engine: VLLMEngine, requests: Sequence[Request], decoding: Decoding
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        engines.add(engine.tensor_parallel_size)
+        for index, request in enumerate(requests):
+            yield index, [Completion((request.seed % 90 + 3,), -1.0, "stop")] * request.n
+
+    monkeypatch.setattr(VLLMEngine, "load", lambda engine, policy: None)
+    monkeypatch.setattr(VLLMEngine, "generate", generate)
+    argv = ["draw", what, "--config", "configs/arithmetic/rft.yaml", "--data.policy=assets/arithmetic-base"]
+    argv += ["--model.path=assets/arithmetic-base", "--data.problems.init_args.size=3"]
+    argv += ["--trainer.callbacks.init_args.test.init_args.size=3"]
+    for gpus in ("1", "4"):
+        store = tmp_path / gpus
+        stores = [f"--data.rollouts.store={store}", f"--trainer.callbacks.init_args.store={store}"]
+        main([*argv, *stores, f"--tensor_parallel_size={gpus}"])
+    assert engines == {1, 4}
+    drawn = [sorted(row["token_ids"] for f in (tmp_path / n).glob("*/*.jsonl") for row in rows_of(f)) for n in "14"]
+    assert drawn[0] == drawn[1]
+    assert [p.name for p in sorted((tmp_path / "1").iterdir())] == [p.name for p in sorted((tmp_path / "4").iterdir())]

@@ -10,6 +10,7 @@ from stepneg.bounded_yaml import LONGEST
 from stepneg.cli import main
 from tests.test_cli import fails
 
+SHIPPED = Path(__file__).parents[1] / "configs" / "arithmetic"
 BOMB = "constants:\n  m0: &m0 {a: 1}\n" + "".join(
     f"  m{i}: &m{i} {{a: *m{i - 1}, b: *m{i - 1}}}\n" for i in range(1, 40)
 )
@@ -47,7 +48,8 @@ def test_aliases_that_stand_for_little_are_read(tmp_path: Path, capsys) -> None:
 def test_the_environment_is_not_read_into_options(tmp_path: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("STEPNEG_PIPELINE__ROOT", "elsewhere")
     config = tmp_path / "config.yaml"
-    config.write_text("root: '${HOME}/$HOME'\nstages: [{name: a, config: [], verbs: [fit]}]\n")
+    sft = SHIPPED / "sft.yaml"
+    config.write_text(f"root: '${{HOME}}/$HOME'\nstages: [{{name: a, config: ['{sft}'], verbs: [fit]}}]\n")
     main(["pipeline", f"--config={config}", "--dry_run"])
     assert "'--trainer.default_root_dir=${HOME}/$HOME/seed-0/a'" in capsys.readouterr().out
 
@@ -66,7 +68,7 @@ def test_a_stage_is_a_directory_below_the_root(name: str, tmp_path: Path, capsys
 
 def test_jobs_are_words_of_a_shell(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     config = tmp_path / "config.yaml"
-    config.write_text(f"stages: [{{name: a, config: ['{config}'], verbs: [init]}}]\n")
+    config.write_text(f"stages: [{{name: a, config: ['{SHIPPED / 'init.yaml'}'], verbs: [init]}}]\n")
     for root in ("a b", "a\tb", "*"):
         error = fails(capsys, "pipeline", f"--config={config}", f"--root={tmp_path}/{root}", "--jobs")
         assert "is no word of a shell; give a --root without blanks" in error

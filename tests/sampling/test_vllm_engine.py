@@ -26,6 +26,7 @@ from stepneg.sampling.vllm_engine import (
     close,
     environment,
     leave_device,
+    make_room,
     worker,
 )
 from tests.conftest import BASE
@@ -276,6 +277,15 @@ def test_engines_end_where_training_needs_their_device(monkeypatch):
     vllm_engine.WORKERS[own] = process
     leave_device(torch.device("cuda"))
     assert list(vllm_engine.WORKERS) == [own]
+
+
+def test_torch_gives_memory_back_where_there_is_a_gpu(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(1))
+    make_room(torch.device("cpu"))
+    assert not given
+    make_room(torch.device("cuda"))
+    assert given == [1]
 
 
 def test_an_engine_sees_the_devices_that_are_its_own(monkeypatch):

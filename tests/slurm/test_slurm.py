@@ -242,7 +242,7 @@ def test_two_nodes_of_two_tasks_fit_together(cluster: Cluster, work: Path) -> No
 
 def test_a_preempted_fit_ends_with_the_weights_of_an_undisturbed_one(cluster: Cluster, work: Path) -> None:
     stages = copy(CHAIN[:1])
-    stages[0]["args"] |= {"trainer.max_epochs": 12, "data.batch_size": 2, "data.problems.init_args.size": 64}
+    stages[0]["args"] |= {"trainer.max_epochs": 16, "data.batch_size": 2, "data.problems.init_args.size": 64}
     calm, disturbed = (chain(work, name, copy(stages)) for name in ("calm", "disturbed"))
     jobs = submit(cluster, work, disturbed, SBATCH_TIMELIMIT="30")
     job = jobs["sft:fit"]
@@ -260,17 +260,24 @@ def test_a_preempted_fit_ends_with_the_weights_of_an_undisturbed_one(cluster: Cl
         cluster.hurry(job)
         return last.stat().st_mtime_ns > written
 
+    def preempt(times: int) -> None:
+        options = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
+        urgent = cluster.run("sbatch", "--parsable", *options).strip()
+        until(lambda: restarts() == times)
+        cluster.wait([urgent], 120)
+
     until(resumed)
-    urgent = cluster.run(
-        "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"
-    ).strip()
-    until(lambda: restarts() == 2)
-    cluster.wait([urgent], 120)
+    preempt(2)
+    written = last.stat().st_mtime_ns
+    until(resumed)
+    cluster.run("scontrol", "update", "PartitionName=usual", "GraceTime=60")  # now it may end by itself
+    preempt(3)
     cluster.wait(list(jobs.values()), 300)
     said = log(work, job)
     assert cluster.states(*jobs.values()) == {"COMPLETED"}, said
     assert "its time is over; back into the queue" in said
-    assert said.count("Restored all states from the checkpoint at ") == 2
+    assert said.count("preempted; back into the queue") == 1
+    assert said.count("Restored all states from the checkpoint at ") == 3
     assert not list(work.glob("disturbed/**/hpc_ckpt*"))
     assert [file.name for file in last.parent.iterdir()] == ["last.ckpt"]
 
@@ -280,3 +287,27 @@ def test_a_preempted_fit_ends_with_the_weights_of_an_undisturbed_one(cluster: Cl
     assert equal_weights(*runs)
     trained = [json.loads((run / "summary.json").read_text())["trained_tokens"] for run in runs]
     assert trained[0] == trained[1]
+
+
+def test_tasks_of_an_array_go_back_into_the_queue_each_by_itself(cluster: Cluster, work: Path) -> None:
+    """One of them has the array's own number; a signal to each one puts it back once, and none ends for another's."""
+    script = work / "sbatch-once.sh"
+    mark = work / "times"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH --output=logs/%x-%A-%a.out\n#SBATCH --open-mode=append\n#SBATCH --requeue\n"
+        "source sbatch/run.sh\n"
+        f"run bash -c 'echo $SLURM_ARRAY_TASK_ID >> {mark}; [ ${{SLURM_RESTART_COUNT:-0}} = 1 ] || sleep 300'\n"
+    )
+    (work / "logs").mkdir(exist_ok=True)
+    argv = ["sbatch", "--parsable", "--array=1-3", "--job-name=once", "--time=30", script.name]
+    env = environment(work, SLURM_CONF=str(cluster.home / "slurm.conf"))
+    job = subprocess.run(argv, cwd=work, env=env, check=True, capture_output=True, text=True).stdout.strip()
+    until(lambda: mark.is_file() and len(mark.read_text().split()) == 3)
+    for task in (3, 2, 1):
+        cluster.run("scancel", "--batch", "--signal=USR1", f"{job}_{task}")
+    cluster.wait([job], 240)
+    assert sorted(mark.read_text().split()) == ["1", "1", "2", "2", "3", "3"]
+    assert cluster.states(job) == {"COMPLETED"}
+    for task in (1, 2, 3):
+        said = log(work, f"{job}_{task}")
+        assert said.count("its time is over; back into the queue") == 1
