@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from stepneg import __version__, escaping
 from stepneg.analysis import curves, run_facts
-from stepneg.analysis.paired import column, paired_difference
+from stepneg.analysis.paired import OTHERS, column, other_problem, paired_difference
 from stepneg.analysis.sections import (
     by_fact,
     data_table,
@@ -122,24 +122,37 @@ def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:
         accuracy = by_method["accuracy"]
         present = [m for m in methods if m in by_method.index]
         for worse, better in pairwise(present):
+            paired = paired_words(Path(by_method["home"][worse]), Path(by_method["home"][better]))
+            if paired is None:
+                lines.append(f"- {seed}: {not_compared(worse, better)}")
+                continue
             low, high = float(accuracy[worse]), float(accuracy[better])
             holds = "<" if low < high else "NOT <"
             apart = "apart" if by_method["accuracy_high"][worse] < by_method["accuracy_low"][better] else "overlapping"
-            paired = paired_words(Path(by_method["home"][worse]), Path(by_method["home"][better]))
             lines.append(
                 f"- {seed}: {worse} {percent(low)} {holds} {better} {percent(high)} (95 % intervals {apart};"
                 f" on the same problems {paired})"
             )
         if len(present) > 2:
             first, last = by_method.loc[present[0]], by_method.loc[present[-1]]
+            if other_problem(graded(Path(first["home"]), {}), graded(Path(last["home"]), {})) is not None:
+                lines.append(f"- {seed}: {not_compared(present[0], present[-1])}")
+                continue
             apart = "do not overlap" if first["accuracy_high"] < last["accuracy_low"] else "overlap or are reversed"
             lines.append(f"- {seed}: the intervals of {present[0]} and {present[-1]} {apart}")
     return "\n".join(lines)
 
 
-def paired_words(worse: Path, better: Path) -> str:
-    """The paired difference of two runs in words."""
+def not_compared(first: str, second: str) -> str:
+    """Why two methods are not held against each other, in words."""
+    return f"{first} and {second} are not compared: they were tested on {OTHERS}"
+
+
+def paired_words(worse: Path, better: Path) -> str | None:
+    """The paired difference of two runs in words; None if they hold other problems of the same names."""
     first, second = graded(worse, {}), graded(better, {})
+    if other_problem(first, second) is not None:
+        return None
     shared = [name for name in first if name in second]
     if not shared:
         return "nothing to pair"

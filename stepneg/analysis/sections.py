@@ -10,7 +10,7 @@ import pandas as pd
 from stepneg import escaping
 from stepneg.analysis import run_facts
 from stepneg.analysis.page import Table
-from stepneg.analysis.paired import column, paired_difference, read_evaluated
+from stepneg.analysis.paired import OTHERS, Graded, column, other_problem, paired_difference, read_evaluated
 from stepneg.analysis.resampling import resampled_means
 from stepneg.errors import InputError
 from stepneg.escaping import visible
@@ -65,6 +65,8 @@ def over_seeds(frame: pd.DataFrame) -> Table | None:
 def differences(frame: pd.DataFrame, baseline: str | None, damaged: dict[Path, InputError]) -> Table | None:
     """Each run against the baseline of its group and seed on the same problems, and over seeds; None without a pair.
 
+    Evaluations that hold other problems of the same names are not compared, and the row says so.
+
     Args:
         frame: of :func:`tested_runs`.
         baseline: a method; None takes sft, or else the first.
@@ -79,7 +81,7 @@ def differences(frame: pd.DataFrame, baseline: str | None, damaged: dict[Path, I
     first = baseline or ("sft" if "sft" in methods else methods[0])
     rows: list[list[str]] = []
     for _, group in frame.groupby("group", sort=False):
-        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        pairs: dict[str, list[tuple[dict[str, Graded], dict[str, float]]]] = {}  # the baseline's, changes to them
         for seed, runs in group.groupby("seed", sort=False):
             problems = {row["label"]: graded(Path(row["home"]), damaged) for row in runs.to_dict("records")}
             base = next((row["label"] for row in runs.to_dict("records") if row["method"] == first), None)
@@ -88,14 +90,22 @@ def differences(frame: pd.DataFrame, baseline: str | None, damaged: dict[Path, I
                 shared = [name for name in of if name in others]
                 if label == base or not shared:
                     continue
-                pair = column(of, "accuracy", shared), column(others, "accuracy", shared)
-                pairs.setdefault(label, []).append(pair)
-                d = paired_difference(*pair)
+                if other_problem(of, others) is not None:
+                    rows.append([label, str(seed), OTHERS, "", "", "", ""])
+                    continue
+                before, after = column(of, "accuracy", shared), column(others, "accuracy", shared)
+                pairs.setdefault(label, []).append((of, dict(zip(shared, (after - before).tolist(), strict=True))))
+                d = paired_difference(before, after)
                 change = points(d.second - d.first, d.low, d.high)
                 rows.append([label, str(seed), change, str(d.gained), str(d.lost), f"{d.p:.2g}", str(len(shared))])
         for label, found in pairs.items():
-            if len(found) > 1 and len({len(before) for before, _ in found}) == 1:
-                changes = np.stack([after - before for before, after in found])
+            names = list(found[0][1])
+            if len(found) < 2 or any(change.keys() != found[0][1].keys() for _, change in found):
+                continue
+            if other_problem(*(of for of, _ in found)) is not None:
+                rows.append([label, "all", OTHERS, "", "", "", ""])
+            else:
+                changes = np.array([[change[name] for name in names] for _, change in found])
                 low, high = np.quantile(resampled_means({0: changes}, RESAMPLES, 0)[0], [0.025, 0.975])
                 mean = points(float(changes.mean()), low, high)
                 rows.append([label, "all", mean, "", "", "", str(changes.shape[1])])
@@ -113,7 +123,7 @@ def points(change: float, low: float, high: float) -> str:
     return f"{100 * change:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def graded(home: Path, damaged: dict[Path, InputError]) -> dict[str, dict[str, float]]:
+def graded(home: Path, damaged: dict[Path, InputError]) -> dict[str, Graded]:
     """The graded problems of a run; empty if they cannot be read, which is noted."""
     try:
         return read_evaluated(home)

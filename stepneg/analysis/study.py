@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stepneg.analysis.paired import column, read_evaluated
+from stepneg.analysis.paired import OTHERS, Graded, column, other_problem, read_evaluated
 from stepneg.analysis.report import read_runs
 from stepneg.analysis.resampling import resampled_means
 from stepneg.errors import InputError
@@ -43,11 +43,14 @@ def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
         raise InputError(f"{root}: no seed has all of {', '.join(methods)}; finish the chain")
     rows_of = {(method, s): read_evaluated(homes[s]) for method, homes in by_seed.items() for s in seeds}
     names = sorted(rows_of[baseline, seeds[0]])
-    for (method, s), found in rows_of.items():
-        if sorted(found) != names:
+    known: dict[str, Graded] = {}
+    for (method, s), found in sorted(rows_of.items(), key=lambda item: item[0][0] != baseline):  # whose problems count
+        if sorted(found) != names or other_problem(known, found) is not None:
+            others = "" if sorted(found) != names else f" ({OTHERS})"
             raise InputError(
-                f"{root}: {method}, seed {s}, was not tested on the problems of {baseline}; test them again"
+                f"{root}: {method}, seed {s}, was not tested on the problems of {baseline}{others}; test them again"
             )
+        known |= {name: row for name, row in found.items() if row.question}
     correct = {m: np.array([column(rows_of[m, s], "accuracy", names) for s in seeds]) for m in methods}
     drawn = resampled_means(correct, RESAMPLES, seed)
     rows: list[dict[str, Any]] = []

@@ -20,10 +20,12 @@ from stepneg.evaluation import Evaluated, Evaluation, break_down
 from stepneg.grading.estimators import wilson
 
 
-def run(home: Path, correct: list[bool], k: int = 5, **settings: object) -> Path:
+def run(home: Path, correct: list[bool], k: int = 5, question: str = "", **settings: object) -> Path:
     """A run with this verdict on each problem, levels 1 and 2 in turn, every sample as the greedy solution."""
     rows = [
-        Evaluated(f"p{i}", "", "1", right, None, "exact", False, k * right, (None,) * k, right, {"level": i % 2 + 1})
+        Evaluated(
+            f"p{i}", "", "1", right, None, "exact", False, k * right, (None,) * k, right, {"level": i % 2 + 1}, question
+        )
         for i, right in enumerate(correct)
     ]
     low, high = wilson(sum(correct), len(correct))
@@ -161,6 +163,31 @@ def test_the_sizes_of_a_sweep_are_told_apart(tmp_path: Path) -> None:
     assert "| size-16/rft | 0 | +50.0 (" in text
     assert "| size-32/rft | 0 | +0.0 (" in text
     assert "- size-16, seed 0: sft 50.0 % < rft 100.0 %" in text
+
+
+def test_other_problems_of_the_same_names_are_not_compared(tmp_path: Path) -> None:
+    """Those of a method in one of three seeds; then in each seed others, which are not averaged."""
+    for seed in range(3):
+        home = tmp_path / "one" / f"seed-{seed}"
+        run(home / "sft", HALF, question="one")
+        run(home / "rft", RIGHT, question="other" if seed == 1 else "one")
+        run(home / "old", RIGHT)  # an evaluation without questions is held against any
+        run(home / "step_dpo", RIGHT, question="one")
+        run(tmp_path / "each" / f"seed-{seed}" / "sft", HALF, question=f"of seed {seed}")
+        run(tmp_path / "each" / f"seed-{seed}" / "rft", RIGHT, question=f"of seed {seed}")
+    text = report(tmp_path / "one", ["sft", "rft", "step_dpo"])
+    differences = section(text, "Differences")
+    assert "| rft | 1 | other problems of the same names |  |  |  |  |" in differences
+    for begin in ("rft | 0", "rft | 2", "rft | all", "old | 1", "step_dpo | 1"):
+        assert any(line.startswith(f"| {begin} | +50.0 (") for line in differences)
+    assert "- seed 0: sft 50.0 % < rft 100.0 %" in text
+    assert "- seed 1: sft 50.0 %" not in text
+    assert "- seed 1: sft and rft are not compared: they were tested on other problems of the same names\n" in text
+    assert "- seed 1: rft and step_dpo are not compared: they were tested on other problems of the same names\n" in text
+    assert "- seed 1: the intervals of sft and step_dpo do not overlap" in text
+    differences = section(report(tmp_path / "each"), "Differences")
+    assert any(line.startswith("| rft | 2 | +50.0 (") for line in differences)
+    assert "| rft | all | other problems of the same names |  |  |  |  |" in differences
 
 
 def test_other_numbers_of_samples(tmp_path: Path) -> None:

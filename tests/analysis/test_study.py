@@ -17,14 +17,17 @@ SUMMARY = {"problems": 8, "examples": 20, "sampled_tokens": 1000, "trained_token
 SAMPLED = {"solutions": 80, "correct_solutions": 20, "distinct_solutions": 60, "mixed_problems": 6}
 
 
-def write(home: Path, correct: list[bool], pass_at_5: float = 0.5, names: str = "p", **summary: float) -> None:
+def write(
+    home: Path, correct: list[bool], pass_at_5: float = 0.5, names: str = "p", question: str = "", **summary: float
+) -> None:
     """An evaluated run as ``stepneg test`` leaves it; the later it is written the later it is in the table."""
     (home / "evaluation").mkdir(parents=True)
     rows = [
         {"problem_id": f"{names}{i}", "correct": ok, "samples_correct": 1, "samples": ["1"], "majority_correct": ok}
         for i, ok in enumerate(correct)
     ]
-    (home / "evaluation" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {"question": question} if question else {}  # an older evaluation has none
+    (home / "evaluation" / "test.jsonl").write_text("".join(json.dumps(row | asked) + "\n" for row in rows))
     metrics = {"accuracy": sum(correct) / max(len(correct), 1), "problems": len(correct), "pass@5": pass_at_5}
     file = home / "evaluation" / "test.json"
     file.write_text(json.dumps(metrics))
@@ -171,6 +174,13 @@ def test_runs_on_other_problems_are_not_compared(tmp_path: Path) -> None:
     write(tmp_path / "seed-0" / "sft", first(3))
     write(tmp_path / "seed-0" / "rft", first(3), names="q")
     refusal(tmp_path)
+
+
+def test_runs_on_other_problems_of_the_same_names_are_not_compared(tmp_path: Path) -> None:
+    write(tmp_path / "seed-0" / "zero", first(3), question="other")
+    write(tmp_path / "seed-0" / "sft", first(3), question="one")
+    write(tmp_path / "seed-0" / "old", first(3))
+    assert "zero, seed 0, was not tested on the problems of sft (other problems of the same names)" in refusal(tmp_path)
 
 
 def test_what_is_written(root: Path) -> None:
