@@ -1,6 +1,7 @@
 """The sections of a report: tables and texts over evaluated runs."""
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,22 +18,29 @@ from stepneg.escaping import visible
 from stepneg.evaluation_files import read_evaluation
 
 RESAMPLES = 2000
+SAMPLED = re.compile(r"(?:pass|maj)@(?P<k>[0-9]{1,6})")
 
 
 def percent(value: float) -> str:
-    """0.5 as 50.0 %."""
-    return f"{100 * value:.1f} %"
+    """0.5 as 50.0 %; nothing for nan."""
+    return "" if np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def sampled(names: Iterable[object]) -> list[str]:
+    """pass@k and maj@k for each k of which one is among the names, the least k first."""
+    found = {match["k"] for match in map(SAMPLED.fullmatch, map(str, names)) if match}
+    return [f"{metric}@{k}" for k in sorted(found, key=lambda k: (int(k), k)) for metric in ("pass", "maj")]
 
 
 def results(frame: pd.DataFrame) -> Table:
     """The comparison: a row a run."""
-    k = frame["k"].iloc[0] if frame["k"].nunique() == 1 else "k"
-    headers = ["method", "seed", "problems", "accuracy (95 %)", f"pass@{k}", f"maj@{k}"]
+    names = sampled(frame)
+    headers = ["method", "seed", "problems", "accuracy (95 %)", *names]
     rows = [
         [
             row["label"], row["seed"], f"{row['problems']:.0f}",
             f"{percent(row['accuracy'])} ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})",
-            percent(row["pass"]), percent(row["maj"]),
+            *(percent(row[name]) for name in names),
             f"{row['sampled_tokens']:,.0f}", f"{row['trained_tokens']:,.0f}", f"{row['seconds']:.0f}",
         ]
         for row in frame.to_dict("records")
@@ -48,16 +56,17 @@ def results(frame: pd.DataFrame) -> Table:
 
 def over_seeds(frame: pd.DataFrame) -> Table | None:
     """Mean and spread of each method that has several seeds; None if none has."""
-    rows = []
+    rows, names = [], sampled(frame)
     for label, runs in frame.groupby("label", sort=False):
         if len(runs) > 1:
             accuracy = runs["accuracy"]
             spread = f"{100 * accuracy.min():.1f} to {100 * accuracy.max():.1f}"
-            means = [percent(runs[name].mean()) for name in ("pass", "maj")]
+            means = [percent(runs[name].mean(skipna=False)) for name in names]
             tokens = [f"{runs[name].mean():,.0f}" for name in ("sampled_tokens", "trained_tokens")]
             mean, deviation = percent(accuracy.mean()), f"{100 * accuracy.std():.1f}"
             rows.append([str(label), str(len(runs)), mean, deviation, spread, *means, *tokens])
-    headers = ["method", "seeds", "accuracy", "standard deviation", "least to most", "pass@k", "maj@k"]
+    headers = ["method", "seeds", "accuracy", "standard deviation", "least to most"]
+    headers += names if len(names) > 2 else ["pass@k", "maj@k"][: len(names)]
     caption = "Means over seeds; the standard deviation, in points, is that between seeds (n - 1)."
     return Table("Over seeds", caption, [*headers, "sampled tokens", "trained tokens"], rows) if rows else None
 

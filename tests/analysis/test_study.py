@@ -18,7 +18,13 @@ SAMPLED = {"solutions": 80, "correct_solutions": 20, "distinct_solutions": 60, "
 
 
 def write(
-    home: Path, correct: list[bool], pass_at_5: float = 0.5, names: str = "p", question: str = "", **summary: float
+    home: Path,
+    correct: list[bool],
+    pass_at_k: float = 0.5,
+    names: str = "p",
+    question: str = "",
+    k: int = 5,
+    **summary: float,
 ) -> None:
     """An evaluated run as ``stepneg test`` leaves it; the later it is written the later it is in the table."""
     (home / "evaluation").mkdir(parents=True)
@@ -28,7 +34,7 @@ def write(
     ]
     asked = {"question": question} if question else {}  # an older evaluation has none
     (home / "evaluation" / "test.jsonl").write_text("".join(json.dumps(row | asked) + "\n" for row in rows))
-    metrics = {"accuracy": sum(correct) / max(len(correct), 1), "problems": len(correct), "pass@5": pass_at_5}
+    metrics = {"accuracy": sum(correct) / max(len(correct), 1), "problems": len(correct), f"pass@{k}": pass_at_k}
     file = home / "evaluation" / "test.json"
     file.write_text(json.dumps(metrics))
     write.clock += 1
@@ -203,6 +209,29 @@ def test_what_is_written(root: Path) -> None:
     assert "nan" not in text
     assert "against sft" in lines[0]
     assert table(read_study(root, "sft"), "sft") == text
+
+
+def test_other_numbers_of_samples(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write(tmp_path / f"seed-{seed}" / "sft", first(3), 0.25, k=1)
+        write(tmp_path / f"seed-{seed}" / "rft", first(3), 0.75, k=16 if seed else 1)
+        write(tmp_path / f"seed-{seed}" / "all", first(3), 0.75, k=16)
+    write(tmp_path / "seed-2" / "sft", first(3), 0.25, k=3)  # a seed that is not finished
+    text = study(tmp_path, "sft")
+    lines = [line.split(" | ") for line in text.splitlines()]
+    assert lines[0][4:6] == ["pass@1", "pass@16"]
+    assert {line[0]: line[4:6] for line in lines[2:]} == {
+        "| sft": ["25.0 %", ""],
+        "| rft": ["", ""],  # no mean of some seeds
+        "| all": ["", "75.0 %"],
+    }
+    frame = pd.read_csv(tmp_path / "study.csv").set_index("method")
+    assert frame["pass@1"].dropna().to_dict() == {"sft": 0.25}
+    assert frame["pass@16"].dropna().to_dict() == {"all": 0.75}
+    assert not any("@3" in name or "@5" in name for name in frame)
+    assert table(pd.read_csv(tmp_path / "study.csv"), "sft") == text
+    (axes,) = plot(read_study(tmp_path, "sft"), "sft").axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["pass@1", "pass@16"]
 
 
 def test_a_run_that_solves_everything_is_plotted(tmp_path: Path) -> None:
