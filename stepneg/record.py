@@ -12,7 +12,7 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -206,10 +206,21 @@ def attempts(home: Path) -> list[dict[str, Any]]:
     return found
 
 
+def ended_well(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The attempts that ended with exit code 0, as one that was killed or still runs has not."""
+    return [attempt for attempt in kept if attempt.get("exit") == 0]
+
+
+def last_of_verbs(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last attempt of each verb, in the order of their first."""
+    return list({attempt["verb"]: attempt for attempt in kept}.values())
+
+
 def chain(verb: str, argv: Sequence[str], settings: Mapping[str, Any], folder: Path, home: Path) -> dict[str, Any]:
     """Copy a chain into its root, to be run from there, and begin its record.
 
-    ``ROOT/chain/chain.yaml`` is the chain as parsed, ``ROOT/chain/configs/`` holds the files that its stages name.
+    ``ROOT/chain/chain.yaml`` is the chain as parsed, ``ROOT/chain/configs/`` holds the files that its stages name. Both
+    are of the last attempt; the record holds those of its own.
 
     Args:
         verb: pipeline or sweep.
@@ -240,4 +251,5 @@ def chain(verb: str, argv: Sequence[str], settings: Mapping[str, Any], folder: P
         with suppress(yaml.YAMLError, UnicodeDecodeError):  # the stage that names it says so
             named.append(bounded(text.decode()))
     attempt["inputs"] = inputs(named, home)
+    attempt["configs"] = {name: text.decode(errors="surrogateescape") for name, text in texts.items()}
     return attempt

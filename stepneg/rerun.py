@@ -12,7 +12,18 @@ from stepneg.analysis.repeated import compare, table
 from stepneg.bounded_yaml import bounded
 from stepneg.commands import run
 from stepneg.errors import InputError
-from stepneg.record import CHAIN, FOLDER, attempts, content, devices, machine, versions
+from stepneg.escaping import one_line
+from stepneg.record import (
+    CHAIN,
+    FOLDER,
+    attempts,
+    content,
+    devices,
+    ended_well,
+    last_of_verbs,
+    machine,
+    versions,
+)  # fmt: skip
 
 CHAINS = ("pipeline", "sweep")
 RUNS = ("fit", "validate", "test", "predict")
@@ -23,6 +34,8 @@ SAMPLES = "samples"  # where a repetition draws anew
 def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
     """Repeat a run or a chain into a new directory and compare; samples are drawn anew, into a store of its own.
 
+    Of each verb the last attempt that ended well is repeated.
+
     Args:
         run_dir: a run directory of fit or test, or the root of a pipeline or sweep; it may have been moved.
         root: directory of the repetition; by default that of the run with ``-rerun`` behind its name.
@@ -31,17 +44,20 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
         A table of what is the same, and whether everything is.
 
     Raises:
-        InputError: there is no record, an input is gone or has changed, or the new directory is not empty.
+        InputError: there is no record, no attempt has ended well, an input is gone or has changed, or the new directory
+            is not empty.
     """
     history = [a for a in attempts(run_dir) if a.get("verb") in (*CHAINS, *RUNS) and a.keys() >= NEEDED]
     if not history:
         raise InputError(f"{run_dir}: no {FOLDER}/*.json, so no run; give a run directory, or the root of a chain")
+    done = ended_well(history)
+    if not done:
+        raise InputError(f"{run_dir}: no attempt has ended well; {end_of(history[-1])}; run it to its end first")
     new = (root or run_dir.with_name(f"{run_dir.resolve().name}-rerun")).absolute()
     if new.exists() and (not new.is_dir() or any(new.iterdir())):
         raise InputError(f"{new}: there is something already; give another --root, or remove it")
-    chains = [attempt for attempt in history if attempt["verb"] in CHAINS]
-    of_verb = {attempt["verb"]: attempt for attempt in history}  # the last of each, in the order of the first
-    again = chains[-1:] or list(of_verb.values())
+    chains = [attempt for attempt in done if attempt["verb"] in CHAINS]
+    again = chains[-1:] or last_of_verbs(done)
     places = [located(attempt, run_dir) for attempt in again]
     print(told(again[-1]), flush=True)
     new.mkdir(parents=True, exist_ok=True)
@@ -52,6 +68,12 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
             repeat_run(attempt, run_dir, new, known)
     rows = compare(run_dir, new)
     return f"{table(rows)}\n\nrepeated in {new}", all(row.same for row in rows)
+
+
+def end_of(attempt: Mapping[str, Any]) -> str:
+    """How an attempt that did not end well ended, in a line."""
+    killed = "was killed, or still runs" if attempt.get("exit") is None else f"exit code {attempt['exit']}"
+    return f"the last, {attempt['verb']}: {one_line(str(attempt.get('error') or killed))}"
 
 
 def located(attempt: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
@@ -121,7 +143,7 @@ def repeat_run(attempt: Mapping[str, Any], run_dir: Path, new: Path, known: Mapp
 
 
 def repeat_chain(chains: Sequence[Mapping[str, Any]], run_dir: Path, new: Path, known: Mapping[str, str]) -> None:
-    """A pipeline or sweep once more, in the new directory, with all seeds and sizes that were run."""
+    """A pipeline or sweep once more, in the new directory, with all seeds and sizes of those that ended well."""
 
     def change(key: str, text: str) -> str:
         return str(new / SAMPLES) if key.rpartition(".")[2] == "store" else text
@@ -132,8 +154,9 @@ def repeat_chain(chains: Sequence[Mapping[str, Any]], run_dir: Path, new: Path, 
         if name in settings:
             settings[name] = sorted({item for attempt in chains for item in attempt["settings"].get(name, [])})
     written = {"chain.yaml": settings}
-    for file in sorted((run_dir / CHAIN / "configs").rglob("*.yaml")):
-        written[str(file.relative_to(run_dir / CHAIN))] = moved(bounded(file.read_text()), known, change)
+    copies = sorted((run_dir / CHAIN / "configs").rglob("*.yaml"))  # which a later attempt may have overwritten
+    texts = last.get("configs") or {str(file.relative_to(run_dir / CHAIN)): file.read_text() for file in copies}
+    written |= {name: moved(bounded(text), known, change) for name, text in texts.items()}
     for name, values in written.items():
         (new / "again" / name).parent.mkdir(parents=True, exist_ok=True)
         (new / "again" / name).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
