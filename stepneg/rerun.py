@@ -13,6 +13,7 @@ from stepneg.bounded_yaml import bounded
 from stepneg.commands import run
 from stepneg.errors import InputError
 from stepneg.escaping import one_line
+from stepneg.fingerprint import is_source
 from stepneg.record import (
     CHAIN,
     FOLDER,
@@ -76,18 +77,18 @@ def end_of(attempt: Mapping[str, Any]) -> str:
     return f"the last, {attempt['verb']}: {one_line(str(attempt.get('error') or killed))}"
 
 
-def located(attempt: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
-    """Where the inputs of an attempt are now, by what its settings call them.
+def located(attempt: Mapping[str, Any], run_dir: Path) -> dict[tuple[bool, str], str]:
+    """Where the inputs of an attempt are now, by whether they are sources of problems, and what its settings call them.
 
     Looked for beside the run directory, at the place of then, and as named from the current directory.
 
     Raises:
         InputError: one is gone, or is not what it was.
     """
-    found: dict[str, str] = {}
+    found: dict[tuple[bool, str], str] = {}
     for item in attempt["inputs"]:
         places = [os.path.abspath(path) for path in (run_dir / item["near"], item["path"], item["given"])]
-        marks = {place: content(Path(place)) for place in places}
+        marks = {place: content(Path(place), item["place"]) for place in places}
         same = next((place for place, mark in marks.items() if mark == item["fingerprint"]), None)
         if same is None:
             changed = next((place for place, mark in marks.items() if mark), None)
@@ -96,7 +97,7 @@ def located(attempt: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
                 f"{item['place']}: the {attempt['verb']} began from {item['given']}, and {said};"
                 f" put the one with fingerprint {item['fingerprint'][:16]} in its place"
             )
-        found[item["given"]] = same
+        found[is_source(item["place"]), item["given"]] = same
     return found
 
 
@@ -109,20 +110,26 @@ def told(attempt: Mapping[str, Any]) -> str:
     return "\n".join(lines or ["the same versions and machine"])
 
 
-def moved(settings: Any, known: Mapping[str, str], change: Callable[[str, str], str]) -> Any:
-    """Settings with inputs where they are now, and every other text as ``change`` (key, text) has it."""
+def moved(settings: Any, known: Mapping[tuple[bool, str], str], change: Callable[[str, str], str]) -> Any:
+    """Settings with inputs where they are now, and every other text as ``change`` (key, text) has it.
+
+    A source of problems is only looked for under its key: a folder may be called gsm8k, as a form is.
+    """
 
     def walk(key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {name: walk(str(name), inner) for name, inner in value.items()}
         if isinstance(value, list):
             return [walk(key, inner) for inner in value]
-        return known.get(value, change(key, value)) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        there = known.get((False, value)) or (known.get((True, value)) if is_source(key) else None)
+        return there or change(key, value)
 
     return walk("", settings)
 
 
-def repeat_run(attempt: Mapping[str, Any], run_dir: Path, new: Path, known: Mapping[str, str]) -> None:
+def repeat_run(attempt: Mapping[str, Any], run_dir: Path, new: Path, known: Mapping[tuple[bool, str], str]) -> None:
     """A fit, test, validate or predict once more."""
     home, there = Path(attempt["home"]), Path(attempt["cwd"])
 
@@ -142,7 +149,9 @@ def repeat_run(attempt: Mapping[str, Any], run_dir: Path, new: Path, known: Mapp
     run([attempt["verb"], "--config", str(file)])
 
 
-def repeat_chain(chains: Sequence[Mapping[str, Any]], run_dir: Path, new: Path, known: Mapping[str, str]) -> None:
+def repeat_chain(
+    chains: Sequence[Mapping[str, Any]], run_dir: Path, new: Path, known: Mapping[tuple[bool, str], str]
+) -> None:
     """A pipeline or sweep once more, in the new directory, with all seeds and sizes of those that ended well."""
 
     def change(key: str, text: str) -> str:

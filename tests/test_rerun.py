@@ -229,6 +229,42 @@ def test_inputs_are_files_and_policies_outside_of_the_run(tmp_path: Path, tiny: 
     assert start("fit", [], settings, Path("run"))["inputs"] == found
 
 
+def test_folders_of_datasets_are_inputs_where_problems_are_read_from(tmp_path: Path, monkeypatch) -> None:
+    """Not the sample store and run directories, whose files are JSONL as well."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mine/train", "samples/key", "runs/other/data", "empty", "run/data"):
+        (tmp_path / folder).mkdir(parents=True)
+        if folder != "empty":
+            (tmp_path / folder / "a.jsonl").write_text("{}\n")
+    source = {"class_path": "stepneg.problems.jsonl.Jsonl", "init_args": {"path": "mine"}}
+    settings = {
+        "data": {"problems": source, "store": "samples", "path": "empty"},
+        "model": {"path": "samples"},
+        "trainer": {"default_root_dir": "runs/other", "callbacks": [{"store": "samples", "test": source}]},
+        "checkpoint": {"dirpath": "runs/other"},
+        "args": {"root": "runs", "out": "mine", "data.problems.init_args.path": "{here}", "path": "run/data"},
+    }
+    found = inputs(settings, Path("run"), {"here": "mine", "n": 3})
+    assert [(item["place"], item["given"], item["path"]) for item in found] == [
+        ("data.problems.init_args.path", "mine", str(tmp_path / "mine")),
+        ("trainer.callbacks.0.test.init_args.path", "mine", str(tmp_path / "mine")),
+        ("args.data.problems.init_args.path", "{here}", str(tmp_path / "mine")),
+    ]
+    (mark,) = {item["fingerprint"] for item in found}
+    shutil.copytree("mine", "elsewhere")
+    (tmp_path / "elsewhere/notes.txt").touch()
+    (tmp_path / "elsewhere/.hidden.jsonl").touch()
+    assert content(Path("elsewhere"), "problems.path") == mark
+    for number, (name, text) in enumerate(
+        {"train/b.jsonl": "", "train/a.jsonl": "{} \n", "test/a.jsonl": "{}\n"}.items()
+    ):
+        other = tmp_path / str(number)
+        shutil.copytree("mine", other)
+        (other / name).parent.mkdir(exist_ok=True)
+        (other / name).write_text(text)
+        assert content(other, "problems.path") not in (mark, "")
+
+
 # --- chains
 
 CHAIN = """
@@ -290,6 +326,27 @@ def test_a_chain_is_repeated_from_its_root_alone(tmp_path: Path, monkeypatch, ca
     assert Path.cwd() == tmp_path
     (tmp_path / "moved/problems.jsonl").write_text(problems + problems)
     assert "problems.jsonl has changed since" in fails(capsys, "rerun", "moved/run", "--root=other")
+
+
+@pytest.mark.parametrize("named", ["gsm8k", "{mine}"])
+def test_a_chain_whose_problems_are_a_folder_is_repeated(named: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Called as a form is, which stays what it is."""
+    (tmp_path / "gsm8k/train").mkdir(parents=True)
+    file = tmp_path / "gsm8k/train/a.jsonl"
+    file.write_text("".join(f'{{"question": "What is {i} and {i}?", "answer": {2 * i}}}\n' for i in range(99)))
+    stage = {"name": "gsm8k", "config": ["init.yaml"], "verbs": ["init"], "args": {"problems.init_args.path": named}}
+    chain = {"root": "run", "constants": {"mine": "gsm8k"}, "stages": [stage]}
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump(chain))
+    (tmp_path / "init.yaml").write_text(INIT)
+    monkeypatch.chdir(tmp_path)
+    main(["pipeline", "--config", "chain.yaml"])
+    capsys.readouterr()
+    main(["rerun", "run"])
+    said = capsys.readouterr().out
+    assert "| seed-0/gsm8k/last/model.safetensors | equal | ✓ |" in said
+    assert "everything is the same" in said
+    file.rename(file.with_name("b.jsonl"))
+    assert f"{tmp_path}/gsm8k has changed since" in fails(capsys, "rerun", "run", "--root=other")
 
 
 def test_a_chain_is_copied_also_if_its_files_are_not_as_they_should_be(tmp_path: Path) -> None:
