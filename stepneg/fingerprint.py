@@ -1,11 +1,13 @@
-"""What names a thing by its content: settings and problems."""
+"""What names a thing by its content: settings, problems, policies and folders of datasets."""
 
 import hashlib
 import json
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
-from stepneg.sampling.store import fingerprint_policy
+from stepneg.problems.records import data_files
+from stepneg.sampling.store import fingerprint_files, fingerprint_policy
 
 PLACE = {"fingerprint": False}
 
@@ -30,4 +32,32 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps([plain(p) for p in parts], sort_keys=True).encode()).hexdigest()[:16]
 
 
-__all__ = ["PLACE", "fingerprint", "fingerprint_policy", "plain"]
+def fingerprint_datasets(folder: Path) -> str:
+    """Fingerprint of the data files that a source of problems reads in a folder; empty if there are none.
+
+    It is of their names below the folder, which may be moved, and of their contents. Files are hashed in pieces, and
+    once while they stay as they are.
+    """
+    files = [file for file in data_files(folder) if file.is_file()]
+    return fingerprint([(str(file.relative_to(folder)), fingerprint_files([file])) for file in files]) if files else ""
+
+
+def is_source(place: str) -> bool:
+    """Whether a setting of this dotted place names what problems or pairs are read from: ``path``, but of no model.
+
+    The key decides, not whether a folder holds data files: the sample store and run directories, which other keys name
+    (``store``, ``root``, ``default_root_dir``), hold .jsonl as well, but are written to.
+    """
+    *above, key = place.split(".")
+    return key == "path" and "model" not in above
+
+
+__all__ = [
+    "PLACE",
+    "fingerprint",
+    "fingerprint_datasets",
+    "fingerprint_files",
+    "fingerprint_policy",
+    "is_source",
+    "plain",
+]

@@ -65,7 +65,7 @@ def jobs_of(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell]) -> li
     for cell, stage, verb in runs(list(stages), list(repeat)):
         argv = arguments(stage, verb, cell, folder)
         home = cell.home / stage.name
-        words = [Path(text) for word in argv for text in texts_in(word.split("=", 1)[-1])]
+        words = [Path(text) for word in argv for _, text in texts_in(word)]
         after = tuple(job.name for job in jobs if not job.done and any(map(job.leaves, words)))
         output = home / OUTPUTS.get(verb, f"{verb}.csv")
         done = not after and is_done(home / f"{verb}.json", stage_fingerprint(argv), output)

@@ -6,7 +6,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import mean
@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from stepneg import __version__
 from stepneg.errors import InputError
-from stepneg.fingerprint import fingerprint, fingerprint_policy
+from stepneg.fingerprint import fingerprint, fingerprint_datasets, fingerprint_policy, is_source
 from stepneg.links import remove
 from stepneg.lock import held
 from stepneg.progress import duration
@@ -144,31 +144,35 @@ def arguments(stage: Stage, verb: Verb, cell: Cell, folder: Path) -> list[str]:
 
 
 def stage_fingerprint(argv: list[str]) -> str:
-    """Fingerprint of a command line: its words, the files that it names and the policies that it starts from."""
+    """Fingerprint of a command line: its words, files and datasets that it names, policies that it starts from."""
     contents: list[str] = []
     given = [word for word in argv if not word.startswith("--out=")]  # what init makes is no input
-    for text in (text for word in given for text in texts_in(word.split("=", 1)[-1])):
+    for key, text in (pair for word in given for pair in texts_in(word)):
         # Unlike Path.is_file, this takes a text of any length.
         if os.path.isfile(text):
             contents.append(Path(text).read_text(errors="surrogateescape"))
         elif os.path.isfile(os.path.join(text, "config.json")):
             contents.append(fingerprint_policy(Path(text)))
+        elif is_source(key) and os.path.isdir(text) and (datasets := fingerprint_datasets(Path(text))):
+            contents.append(datasets)
     return fingerprint(__version__, argv, contents)
 
 
-def texts_in(value: str) -> list[str]:
-    """An option's text, or all texts in it where it is a JSON object or list."""
-    try:
-        left = [json.loads(value)]
-    except (ValueError, RecursionError):
-        left = [value]
-    found: list[str] = []
+def texts_in(word: str) -> list[tuple[str, str]]:
+    """Dotted key and text of an option, or of all texts in it where it is a JSON object or list."""
+    key, value = word.removeprefix("--").split("=", 1) if "=" in word else ("", word)
+    left: list[tuple[str, Any]] = [(key, value)]
+    with suppress(ValueError, RecursionError):
+        left = [(key, json.loads(value))]
+    found: list[tuple[str, str]] = []
     while left:
-        item = left.pop()
+        key, item = left.pop()
         if isinstance(item, str):
-            found.append(item)
-        elif isinstance(item, dict | list):
-            left += item.values() if isinstance(item, dict) else item
+            found.append((key, item))
+        elif isinstance(item, dict):
+            left += [(f"{key}.{name}", inner) for name, inner in item.items()]
+        elif isinstance(item, list):
+            left += [(key, inner) for inner in item]
     return found
 
 

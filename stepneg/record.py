@@ -12,7 +12,7 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -22,7 +22,7 @@ from typing import Any
 
 from stepneg import __version__
 from stepneg.errors import InputError
-from stepneg.fingerprint import fingerprint, fingerprint_policy
+from stepneg.fingerprint import fingerprint, fingerprint_datasets, fingerprint_policy, is_source
 from stepneg.problems import ProblemSource
 from stepneg.reading import json_object
 from stepneg.whole import whole
@@ -115,30 +115,40 @@ def leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, settings
 
 
-def content(path: Path) -> str:
+def content(path: Path, place: str = "") -> str:
     """Fingerprint of a policy folder or of a file; empty for anything else.
 
-    A path that is no path (a long text, one with a NUL) is anything else.
+    A path that is no path (a long text, one with a NUL) is anything else. A folder of datasets has a fingerprint where
+    its place in the settings is that of a source of problems.
     """
     if os.path.isfile(path):
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    return fingerprint_policy(path) if os.path.isfile(os.path.join(path, "config.json")) else ""
+    if os.path.isfile(os.path.join(path, "config.json")):
+        return fingerprint_policy(path)
+    return fingerprint_datasets(path) if is_source(place) and os.path.isdir(path) else ""
 
 
-def inputs(settings: Any, home: Path) -> list[dict[str, str]]:
-    """The files and policy folders outside of ``home`` that settings name.
+def inputs(settings: Any, home: Path, constants: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
+    """The files, policy folders and folders of datasets outside of ``home`` that settings name.
+
+    Args:
+        settings: nested as they are.
+        home: the run's directory.
+        constants: of a chain; a source of problems may be called by the name of one, as ``{NAME}``.
 
     Returns:
         Of each: its place in the settings, what is written there, the absolute path, the path from ``home``, and the
         content's fingerprint.
     """
     found = []
+    named = {f"{{{name}}}": value for name, value in (constants or {}).items()}
     for place, text in leaves(settings):
-        if not isinstance(text, str) or not text or "\0" in text:
+        meant = named.get(text, text) if isinstance(text, str) and is_source(place) else text
+        if not isinstance(meant, str) or not meant or "\0" in meant:
             continue
-        path = Path(os.path.abspath(text))
-        if path.is_relative_to(home.absolute()) or not (mark := content(path)):
+        path = Path(os.path.abspath(meant))
+        if path.is_relative_to(home.absolute()) or not (mark := content(path, place)):
             continue
         near = os.path.relpath(path, home.absolute())
         found.append({"place": place, "given": text, "path": str(path), "near": near, "fingerprint": mark})
@@ -214,10 +224,21 @@ def attempts(home: Path) -> list[dict[str, Any]]:
     return found
 
 
+def ended_well(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The attempts that ended with exit code 0, as one that was killed or still runs has not."""
+    return [attempt for attempt in kept if attempt.get("exit") == 0]
+
+
+def last_of_verbs(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last attempt of each verb, in the order of their first."""
+    return list({attempt["verb"]: attempt for attempt in kept}.values())
+
+
 def chain(verb: str, argv: Sequence[str], settings: Mapping[str, Any], folder: Path, home: Path) -> dict[str, Any]:
     """Copy a chain into its root, to be run from there, and begin its record.
 
-    ``ROOT/chain/chain.yaml`` is the chain as parsed, ``ROOT/chain/configs/`` holds the files that its stages name.
+    ``ROOT/chain/chain.yaml`` is the chain as parsed, ``ROOT/chain/configs/`` holds the files that its stages name. Both
+    are of the last attempt; the record holds those of its own.
 
     Args:
         verb: pipeline or sweep.
@@ -247,5 +268,6 @@ def chain(verb: str, argv: Sequence[str], settings: Mapping[str, Any], folder: P
     for text in texts.values():
         with suppress(yaml.YAMLError, UnicodeDecodeError):  # the stage that names it says so
             named.append(bounded(text.decode()))
-    attempt["inputs"] = inputs(named, home)
+    attempt["inputs"] = inputs(named, home, kept["constants"])
+    attempt["configs"] = {name: text.decode(errors="surrogateescape") for name, text in texts.items()}
     return attempt

@@ -12,7 +12,19 @@ from stepneg.analysis.repeated import compare, table
 from stepneg.bounded_yaml import bounded
 from stepneg.commands import run
 from stepneg.errors import InputError
-from stepneg.record import CHAIN, FOLDER, attempts, content, devices, machine, versions
+from stepneg.escaping import one_line
+from stepneg.fingerprint import is_source
+from stepneg.record import (
+    CHAIN,
+    FOLDER,
+    attempts,
+    content,
+    devices,
+    ended_well,
+    last_of_verbs,
+    machine,
+    versions,
+)  # fmt: skip
 
 CHAINS = ("pipeline", "sweep")
 RUNS = ("fit", "validate", "test", "predict")
@@ -23,6 +35,8 @@ SAMPLES = "samples"  # where a repetition draws anew
 def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
     """Repeat a run or a chain into a new directory and compare; samples are drawn anew, into a store of its own.
 
+    Of each verb the last attempt that ended well is repeated.
+
     Args:
         run_dir: a run directory of fit or test, or the root of a pipeline or sweep; it may have been moved.
         root: directory of the repetition; by default that of the run with ``-rerun`` behind its name.
@@ -31,17 +45,20 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
         A table of what is the same, and whether everything is.
 
     Raises:
-        InputError: there is no record, an input is gone or has changed, or the new directory is not empty.
+        InputError: there is no record, no attempt has ended well, an input is gone or has changed, or the new directory
+            is not empty.
     """
     history = [a for a in attempts(run_dir) if a.get("verb") in (*CHAINS, *RUNS) and a.keys() >= NEEDED]
     if not history:
         raise InputError(f"{run_dir}: no {FOLDER}/*.json, so no run; give a run directory, or the root of a chain")
+    done = ended_well(history)
+    if not done:
+        raise InputError(f"{run_dir}: no attempt has ended well; {end_of(history[-1])}; run it to its end first")
     new = (root or run_dir.with_name(f"{run_dir.resolve().name}-rerun")).absolute()
     if new.exists() and (not new.is_dir() or any(new.iterdir())):
         raise InputError(f"{new}: there is something already; give another --root, or remove it")
-    chains = [attempt for attempt in history if attempt["verb"] in CHAINS]
-    of_verb = {attempt["verb"]: attempt for attempt in history}  # the last of each, in the order of the first
-    again = chains[-1:] or list(of_verb.values())
+    chains = [attempt for attempt in done if attempt["verb"] in CHAINS]
+    again = chains[-1:] or last_of_verbs(done)
     places = [located(attempt, run_dir) for attempt in again]
     print(told(again[-1]), flush=True)
     new.mkdir(parents=True, exist_ok=True)
@@ -54,18 +71,24 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
     return f"{table(rows)}\n\nrepeated in {new}", all(row.same for row in rows)
 
 
-def located(attempt: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
-    """Where the inputs of an attempt are now, by what its settings call them.
+def end_of(attempt: Mapping[str, Any]) -> str:
+    """How an attempt that did not end well ended, in a line."""
+    killed = "was killed, or still runs" if attempt.get("exit") is None else f"exit code {attempt['exit']}"
+    return f"the last, {attempt['verb']}: {one_line(str(attempt.get('error') or killed))}"
+
+
+def located(attempt: Mapping[str, Any], run_dir: Path) -> dict[tuple[bool, str], str]:
+    """Where the inputs of an attempt are now, by whether they are sources of problems, and what its settings call them.
 
     Looked for beside the run directory, at the place of then, and as named from the current directory.
 
     Raises:
         InputError: one is gone, or is not what it was.
     """
-    found: dict[str, str] = {}
+    found: dict[tuple[bool, str], str] = {}
     for item in attempt["inputs"]:
         places = [os.path.abspath(path) for path in (run_dir / item["near"], item["path"], item["given"])]
-        marks = {place: content(Path(place)) for place in places}
+        marks = {place: content(Path(place), item["place"]) for place in places}
         same = next((place for place, mark in marks.items() if mark == item["fingerprint"]), None)
         if same is None:
             changed = next((place for place, mark in marks.items() if mark), None)
@@ -74,7 +97,7 @@ def located(attempt: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
                 f"{item['place']}: the {attempt['verb']} began from {item['given']}, and {said};"
                 f" put the one with fingerprint {item['fingerprint'][:16]} in its place"
             )
-        found[item["given"]] = same
+        found[is_source(item["place"]), item["given"]] = same
     return found
 
 
@@ -87,20 +110,26 @@ def told(attempt: Mapping[str, Any]) -> str:
     return "\n".join(lines or ["the same versions and machine"])
 
 
-def moved(settings: Any, known: Mapping[str, str], change: Callable[[str, str], str]) -> Any:
-    """Settings with inputs where they are now, and every other text as ``change`` (key, text) has it."""
+def moved(settings: Any, known: Mapping[tuple[bool, str], str], change: Callable[[str, str], str]) -> Any:
+    """Settings with inputs where they are now, and every other text as ``change`` (key, text) has it.
+
+    A source of problems is only looked for under its key: a folder may be called gsm8k, as a form is.
+    """
 
     def walk(key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {name: walk(str(name), inner) for name, inner in value.items()}
         if isinstance(value, list):
             return [walk(key, inner) for inner in value]
-        return known.get(value, change(key, value)) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        there = known.get((False, value)) or (known.get((True, value)) if is_source(key) else None)
+        return there or change(key, value)
 
     return walk("", settings)
 
 
-def repeat_run(attempt: Mapping[str, Any], run_dir: Path, new: Path, known: Mapping[str, str]) -> None:
+def repeat_run(attempt: Mapping[str, Any], run_dir: Path, new: Path, known: Mapping[tuple[bool, str], str]) -> None:
     """A fit, test, validate or predict once more."""
     home, there = Path(attempt["home"]), Path(attempt["cwd"])
 
@@ -120,8 +149,10 @@ def repeat_run(attempt: Mapping[str, Any], run_dir: Path, new: Path, known: Mapp
     run([attempt["verb"], "--config", str(file)])
 
 
-def repeat_chain(chains: Sequence[Mapping[str, Any]], run_dir: Path, new: Path, known: Mapping[str, str]) -> None:
-    """A pipeline or sweep once more, in the new directory, with all seeds and sizes that were run."""
+def repeat_chain(
+    chains: Sequence[Mapping[str, Any]], run_dir: Path, new: Path, known: Mapping[tuple[bool, str], str]
+) -> None:
+    """A pipeline or sweep once more, in the new directory, with all seeds and sizes of those that ended well."""
 
     def change(key: str, text: str) -> str:
         return str(new / SAMPLES) if key.rpartition(".")[2] == "store" else text
@@ -132,8 +163,9 @@ def repeat_chain(chains: Sequence[Mapping[str, Any]], run_dir: Path, new: Path, 
         if name in settings:
             settings[name] = sorted({item for attempt in chains for item in attempt["settings"].get(name, [])})
     written = {"chain.yaml": settings}
-    for file in sorted((run_dir / CHAIN / "configs").rglob("*.yaml")):
-        written[str(file.relative_to(run_dir / CHAIN))] = moved(bounded(file.read_text()), known, change)
+    copies = sorted((run_dir / CHAIN / "configs").rglob("*.yaml"))  # which a later attempt may have overwritten
+    texts = last.get("configs") or {str(file.relative_to(run_dir / CHAIN)): file.read_text() for file in copies}
+    written |= {name: moved(bounded(text), known, change) for name, text in texts.items()}
     for name, values in written.items():
         (new / "again" / name).parent.mkdir(parents=True, exist_ok=True)
         (new / "again" / name).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

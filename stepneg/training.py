@@ -29,6 +29,7 @@ from stepneg.callbacks.progress import FitProgress
 from stepneg.callbacks.throughput import Throughput
 from stepneg.checkpoints import CheckedCheckpoints, keep_until_whole, settle
 from stepneg.data.handover import ATTEMPT, attempt, once
+from stepneg.data.prepared import Prepared
 from stepneg.errors import InputError
 from stepneg.lock import held
 from stepneg.options import Strict, parse
@@ -155,7 +156,10 @@ class StepnegCLI(LightningCLI):
         with recorded(home, start(subcommand, self.argv, settings, home) | devices()) as add:
             add({"problems": loaded(self.sources(subcommand))})
             super()._run_subcommand(subcommand)
-            add({"data": {str(file.relative_to(home)): content(file) for file in sorted(home.glob("data/*"))}})
+            # Beside it, data of other settings may lie.
+            made = self.datamodule.made if isinstance(self.datamodule, Prepared) else None
+            own = sorted(home.glob(f"data/{made.stem}.*" if made else "data/*"))
+            add({"data": {str(file.relative_to(home)): content(file) for file in own}})
 
     @property
     def evaluations(self) -> list[VLLMEvaluation]:

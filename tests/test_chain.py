@@ -13,9 +13,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepneg import __version__
 from stepneg.chains import chain_parser, folder_of, stages_of
 from stepneg.errors import InputError
-from stepneg.pipeline import OUTPUTS, Cell, Stage, Verb, arguments, cells, dry_run, part_of, pipeline
+from stepneg.fingerprint import fingerprint
+from stepneg.pipeline import OUTPUTS, Cell, Stage, Verb, arguments, cells, dry_run, part_of, pipeline, stage_fingerprint
 
 # --- cells
 
@@ -462,6 +464,44 @@ def test_a_stage_depends_on_what_its_options_name(folder: Path, runner: Runner, 
     file.write_text("2\n")
     pipeline(runner, folder, [stage], repeat)
     assert len(runner.ran) == 2
+
+
+@pytest.mark.parametrize("where", ["plain", "in JSON"])
+def test_a_stage_depends_on_the_folder_of_its_problems(folder: Path, runner: Runner, where: str) -> None:
+    """And not on a folder of such files that is written to."""
+    problems, store = folder / "mine", folder / "samples"
+    for place in (problems / "train", store):
+        place.mkdir(parents=True)
+        (place / "a.jsonl").write_text("1\n")
+    source = {"class_path": "stepneg.problems.jsonl.Jsonl", "init_args": {"path": str(problems)}}
+    args: dict[str, Any] = {"data.problems.init_args.path": str(problems)} if where == "plain" else {"problems": source}
+    stage = Stage("look", [], args | {"store": str(store), "model.path": str(store)}, ["likelihood"])
+    repeat = cells(folder / "run", [0])
+
+    def again() -> bool:
+        before = len(runner.ran)
+        pipeline(runner, folder, [stage], repeat)
+        return len(runner.ran) > before
+
+    assert again()
+    (store / "b.jsonl").write_text("2\n")
+    (problems / "README.md").write_text("of no account")
+    assert not again()
+    (problems / "train" / "a.jsonl").write_text("2\n")
+    assert again()
+    (problems / "train" / "a.jsonl").rename(problems / "train" / "b.jsonl")
+    assert again()
+    (problems / "test").mkdir()
+    (problems / "test" / "a.arrow").write_text("1\n")
+    assert again()
+    assert not again()
+
+
+def test_without_folders_of_problems_the_fingerprint_is_of_words_and_contents(folder: Path) -> None:
+    (folder / "mine").mkdir()  # holds no data file
+    (folder / "a.json").write_text("7")
+    argv = ["credit", f"--file={folder}/a.json", f"--path={folder}/mine", "--path=hub:owner/name", "--x=[1]"]
+    assert stage_fingerprint(argv) == fingerprint(__version__, argv, ["7"])
 
 
 def test_an_option_may_be_long(folder: Path, runner: Runner) -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from stepneg.analysis.report import COLUMNS
+from stepneg.analysis.report import COLUMNS, COSTS
 from stepneg.analysis.solutions import read_solutions
 from stepneg.analysis.traces import traces
 from stepneg.cli import main
@@ -81,7 +81,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_method_is_in_the_report(done):
     rows = table(done / "run")
     assert [row["method"] for row in rows] == list(METHODS)
-    assert [*rows[0], "seconds"] == COLUMNS
+    assert [*rows[0], "seconds"] == [*COLUMNS, "pass@5", "maj@5", *COSTS]
     for row in rows:
         assert 0 <= float(row["accuracy_low"]) <= float(row["accuracy"]) <= float(row["accuracy_high"]) <= 1
         assert float(row["maj@5"]) <= float(row["pass@5"]) <= 1

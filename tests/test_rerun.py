@@ -146,6 +146,54 @@ def test_every_attempt_is_kept_also_one_that_fails(copy: Path, tmp_path: Path, c
     assert all(a["ended"] for a in told)
 
 
+def fit_of(copy: Path, folder: Path, *more: str) -> list[str]:
+    """The command line of the fit of a copied run, with other options behind it."""
+    config = folder / "fit.yaml"
+    config.write_text(FIT.replace("POLICY", str(copy.parents[1] / "policy")))
+    return ["fit", f"--config={config}", f"--trainer.default_root_dir={copy}", *FEW, *more]
+
+
+def test_what_failed_behind_a_good_fit_is_not_repeated(copy: Path, tmp_path: Path, capsys) -> None:
+    """One with other settings, which leaves data behind, and a mistyped one."""
+    dies = '--trainer.callbacks={"class_path": "tests.given.Dies", "init_args": {"rank": 0}}'
+    with pytest.raises(RuntimeError):
+        main(fit_of(copy, tmp_path, "--data.problems.size=24", dies))
+    wrong = '--data.problems={"class_path": "stepneg.problems.jsonl.Jsonl", "init_args": {"path": "nowhere.jsonl"}}'
+    fails(capsys, *fit_of(copy, tmp_path, wrong))
+    assert [attempt["exit"] for attempt in attempts(copy)] == [0, 1, 2]
+    assert len(list(copy.glob("data/*.traces.jsonl"))) == 2
+    main(["rerun", str(copy)])
+    assert "everything is the same" in capsys.readouterr().out
+    assert attempts(copy.with_name("sft-rerun"))[0]["problems"]["data.problems"]["count"] == 40
+
+
+def test_data_of_an_earlier_fit_is_not_compared(copy: Path, tmp_path: Path, capsys) -> None:
+    before = attempts(copy)[0]["data"]
+    main(fit_of(copy, tmp_path, "--data.problems.size=24"))
+    now = attempts(copy)[-1]["data"]
+    assert not now.keys() & before.keys()
+    capsys.readouterr()
+    main(["rerun", str(copy)])
+    said = capsys.readouterr().out
+    assert "everything is the same" in said
+    assert all(f"| {name} |" not in said for name in before)
+    assert sum(f"| {name} | equal | ✓ |" in said for name in now) == len(now) - 1  # not its checksum
+
+
+def test_where_nothing_ended_well_nothing_is_repeated(copy: Path, capsys) -> None:
+    record = next((copy / "attempts").iterdir())
+    for ended, said in (
+        ({"exit": 2, "error": "InputError: x: no such\nfile"}, "the last, fit: InputError: x: no such file;"),
+        ({"exit": 138, "error": None}, "the last, fit: exit code 138;"),
+        ({"exit": None}, "the last, fit: was killed, or still runs;"),
+    ):
+        record.write_text(json.dumps(json.loads(record.read_text()) | ended))
+        error = fails(capsys, "rerun", str(copy))
+        assert "no attempt has ended well" in error
+        assert said in error
+    assert not copy.with_name("sft-rerun").exists()
+
+
 def test_a_file_that_is_no_record_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "attempts").mkdir()
     for number, text in enumerate(("[" * 100_000, "[]", "{}", '{"verb": "fit"}', "\0", "")):
@@ -179,6 +227,42 @@ def test_inputs_are_files_and_policies_outside_of_the_run(tmp_path: Path, tiny: 
     assert (found[0]["place"], found[0]["near"]) == ("a.path", "../problems.jsonl")
     assert [item["path"] for item in found] == [str(tmp_path / "problems.jsonl"), str(tiny)]
     assert start("fit", [], settings, Path("run"))["inputs"] == found
+
+
+def test_folders_of_datasets_are_inputs_where_problems_are_read_from(tmp_path: Path, monkeypatch) -> None:
+    """Not the sample store and run directories, whose files are JSONL as well."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mine/train", "samples/key", "runs/other/data", "empty", "run/data"):
+        (tmp_path / folder).mkdir(parents=True)
+        if folder != "empty":
+            (tmp_path / folder / "a.jsonl").write_text("{}\n")
+    source = {"class_path": "stepneg.problems.jsonl.Jsonl", "init_args": {"path": "mine"}}
+    settings = {
+        "data": {"problems": source, "store": "samples", "path": "empty"},
+        "model": {"path": "samples"},
+        "trainer": {"default_root_dir": "runs/other", "callbacks": [{"store": "samples", "test": source}]},
+        "checkpoint": {"dirpath": "runs/other"},
+        "args": {"root": "runs", "out": "mine", "data.problems.init_args.path": "{here}", "path": "run/data"},
+    }
+    found = inputs(settings, Path("run"), {"here": "mine", "n": 3})
+    assert [(item["place"], item["given"], item["path"]) for item in found] == [
+        ("data.problems.init_args.path", "mine", str(tmp_path / "mine")),
+        ("trainer.callbacks.0.test.init_args.path", "mine", str(tmp_path / "mine")),
+        ("args.data.problems.init_args.path", "{here}", str(tmp_path / "mine")),
+    ]
+    (mark,) = {item["fingerprint"] for item in found}
+    shutil.copytree("mine", "elsewhere")
+    (tmp_path / "elsewhere/notes.txt").touch()
+    (tmp_path / "elsewhere/.hidden.jsonl").touch()
+    assert content(Path("elsewhere"), "problems.path") == mark
+    for number, (name, text) in enumerate(
+        {"train/b.jsonl": "", "train/a.jsonl": "{} \n", "test/a.jsonl": "{}\n"}.items()
+    ):
+        other = tmp_path / str(number)
+        shutil.copytree("mine", other)
+        (other / name).parent.mkdir(exist_ok=True)
+        (other / name).write_text(text)
+        assert content(other, "problems.path") not in (mark, "")
 
 
 # --- chains
@@ -221,6 +305,11 @@ def test_a_chain_is_repeated_from_its_root_alone(tmp_path: Path, monkeypatch, ca
         "configs/chains/init.yaml",
         "configs/methods/sft.yaml",
     }
+    # What failed later is not repeated, and that its configuration was overwritten does not matter.
+    sft["trainer"]["callbacks"] = {"class_path": "tests.given.Dies", "init_args": {"rank": 0}}
+    (here / "methods/sft.yaml").write_text(yaml.safe_dump(sft))
+    with pytest.raises(RuntimeError):
+        main(["pipeline", "--config", "chains/chain.yaml", "--seeds=[7]"])
     monkeypatch.chdir(tmp_path)
     shutil.copytree(here / "run", tmp_path / "moved/run")
     (tmp_path / "moved/problems.jsonl").write_text(problems)  # beside it, as it was
@@ -232,9 +321,32 @@ def test_a_chain_is_repeated_from_its_root_alone(tmp_path: Path, monkeypatch, ca
         assert f"| seed-{seed}/sft/last/model.safetensors | equal | ✓ |" in said
         assert f"| seed-{seed}/fresh/last/model.safetensors | equal | ✓ |" in said
     assert "everything is the same" in said
+    assert "seed-7" not in said
+    assert (tmp_path / "moved/run/seed-7/fresh/last").is_dir()
     assert Path.cwd() == tmp_path
     (tmp_path / "moved/problems.jsonl").write_text(problems + problems)
     assert "problems.jsonl has changed since" in fails(capsys, "rerun", "moved/run", "--root=other")
+
+
+@pytest.mark.parametrize("named", ["gsm8k", "{mine}"])
+def test_a_chain_whose_problems_are_a_folder_is_repeated(named: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Called as a form is, which stays what it is."""
+    (tmp_path / "gsm8k/train").mkdir(parents=True)
+    file = tmp_path / "gsm8k/train/a.jsonl"
+    file.write_text("".join(f'{{"question": "What is {i} and {i}?", "answer": {2 * i}}}\n' for i in range(99)))
+    stage = {"name": "gsm8k", "config": ["init.yaml"], "verbs": ["init"], "args": {"problems.init_args.path": named}}
+    chain = {"root": "run", "constants": {"mine": "gsm8k"}, "stages": [stage]}
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump(chain))
+    (tmp_path / "init.yaml").write_text(INIT)
+    monkeypatch.chdir(tmp_path)
+    main(["pipeline", "--config", "chain.yaml"])
+    capsys.readouterr()
+    main(["rerun", "run"])
+    said = capsys.readouterr().out
+    assert "| seed-0/gsm8k/last/model.safetensors | equal | ✓ |" in said
+    assert "everything is the same" in said
+    file.rename(file.with_name("b.jsonl"))
+    assert f"{tmp_path}/gsm8k has changed since" in fails(capsys, "rerun", "run", "--root=other")
 
 
 def test_a_chain_is_copied_also_if_its_files_are_not_as_they_should_be(tmp_path: Path) -> None:

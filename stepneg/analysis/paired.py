@@ -1,5 +1,7 @@
 """Two evaluations of the same problems, paired: exact McNemar test and bootstrap of the difference."""
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from stepneg.evaluation_files import read_evaluation
 from stepneg.problems.records import jsonl_records
 
 RESAMPLES = 9999
+OTHERS = "other problems of the same names"  # said where two evaluations are not paired
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,20 @@ def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> D
     return Difference(float(np.mean(first)), float(np.mean(second)), low, high, gained, lost, mcnemar(gained, lost))
 
 
-def read_evaluated(place: Path) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True)
+class Graded:
+    """A graded problem.
+
+    Attributes:
+        question: its text; empty in evaluations that do not hold it.
+        measured: of its solutions, each in [0, 1], by name.
+    """
+
+    question: str
+    measured: dict[str, float]
+
+
+def read_evaluated(place: Path) -> dict[str, Graded]:
     """The graded problems of an evaluation by id: its JSONL file, or the folder of a run or an evaluation.
 
     Raises:
@@ -79,7 +95,7 @@ def read_evaluated(place: Path) -> dict[str, dict[str, float]]:
         raise InputError(f"{place}: no evaluation; give a run that `stepneg test` has tested, or evaluation.jsonl")
     if (values := file.with_suffix(".json")).is_file():
         read_evaluation(values)
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, Graded] = {}
     for record in jsonl_records(file):
         said = record.values
         right, majority, correct = (said.get(name) for name in ("correct", "majority_correct", "samples_correct"))
@@ -88,20 +104,35 @@ def read_evaluated(place: Path) -> dict[str, dict[str, float]]:
         verdicts = isinstance(right, bool) and isinstance(majority, bool)
         if not (verdicts and isinstance(correct, int) and 0 <= correct <= k != 0):
             raise InputError(f"{record.where}: not a graded problem; evaluate again")
-        name = record.text("problem_id")
-        rows[name] = {
+        question = said.get("question")  # one object for all runs that were tested on it
+        measured = {
             "accuracy": float(right is True),
             "mean of the samples": correct / k,
             "maj@k": float(majority is True),
         }
+        rows[record.text("problem_id")] = Graded(sys.intern(question) if isinstance(question, str) else "", measured)
     if not rows:
         raise InputError(f"{file}: holds no problem; evaluate again")
     return rows
 
 
-def column(rows: dict[str, dict[str, float]], name: str, ids: list[str]) -> np.ndarray:
+def other_problem(*evaluations: Mapping[str, Graded]) -> str | None:
+    """The id of a problem that has different questions in evaluations; None if there is no such.
+
+    Ids of :class:`~stepneg.problems.jsonl.Jsonl` are a file's name and a row: another file of this name, or the file
+    after a row was put in, has others of the same ids.
+    """
+    questions: dict[str, str] = {}
+    for rows in evaluations:
+        for name, row in rows.items():
+            if row.question and questions.setdefault(name, row.question) != row.question:
+                return name
+    return None
+
+
+def column(rows: Mapping[str, Graded], name: str, ids: list[str]) -> np.ndarray:
     """One measurement of the problems, [N]."""
-    return np.array([rows[i][name] for i in ids])
+    return np.array([rows[i].measured[name] for i in ids])
 
 
 def compare_files(first: Path, second: Path) -> str:
@@ -115,12 +146,16 @@ def compare_files(first: Path, second: Path) -> str:
         A table in Markdown: the means, the difference with its 95 % bootstrap interval, McNemar's exact test.
 
     Raises:
-        InputError: one of them cannot be read, or they share no problem.
+        InputError: one of them cannot be read, they share no problem, or problems of one id have other questions.
     """
     a, b = read_evaluated(first), read_evaluated(second)
     shared = [name for name in a if name in b]
     if not shared:
         raise InputError(f"{first} and {second}: not one problem in both; evaluate both on the same problems")
+    if (other := other_problem(a, b)) is not None:
+        raise InputError(
+            f"{first} and {second}: {OTHERS}: {other!r} has another question in each; evaluate both on the same"
+        )
     lines = ["| | first | second | difference (95 %) | gained | lost | p |", "|---|---:|---:|---:|---:|---:|---:|"]
     for name in ("accuracy", "mean of the samples", "maj@k"):
         d = paired_difference(column(a, name, shared), column(b, name, shared))

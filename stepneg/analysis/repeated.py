@@ -1,6 +1,7 @@
 """Whether a repetition came out as the run did: files, weights bit for bit, metrics, samples."""
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from stepneg.record import attempts, leaves
+from stepneg.record import attempts, ended_well, last_of_verbs, leaves
 from stepneg.sampling.store import Sampler
 
 RESULTS = (
@@ -37,20 +38,45 @@ def compare(old: Path, new: Path) -> list[Compared]:
     homes = {file.parents[1] for file in old.glob("**/attempts/*.json")}
     homes |= {file.parent for file in old.glob("**/*.started")}  # a chain's runs of init and of studies
     for home in sorted(home.relative_to(old) for home in homes):
+        if not (new / cell_of(home)).is_dir():  # of a chain that did not end well, which is not repeated
+            continue
         problems = problems_of(old / home)
         if problems:
             same = problems == problems_of(new / home)
             rows.append(Compared(str(home / "problems"), "equal" if same else "others are loaded now", same))
+        data = data_of(old / home)
         for pattern in RESULTS:
             for file in sorted((old / home).glob(pattern)):
+                if data is not None and file.parent.name == "data" and f"data/{file.name}" not in data:
+                    continue
                 name = home / file.relative_to(old / home)
                 rows.append(Compared(str(name), *compare_files(file, new / name)))
     return [*rows, *compare_samples(old, new)]
 
 
+def repeatable(home: Path) -> list[dict[str, Any]]:
+    """The attempts of a run that a repetition is of: the last of each verb that ended well."""
+    return last_of_verbs(ended_well(attempts(home)))
+
+
 def problems_of(home: Path) -> dict[str, Any]:
-    """Fingerprints of the problems that the last attempt of each verb has loaded."""
-    return {attempt["verb"]: attempt["problems"] for attempt in attempts(home) if "problems" in attempt}
+    """Fingerprints of the problems that a run's repeatable attempts have loaded."""
+    return {attempt["verb"]: attempt["problems"] for attempt in repeatable(home) if "problems" in attempt}
+
+
+def data_of(home: Path) -> set[str] | None:
+    """The files that a run's repeatable attempts list as their data; None without such lists.
+
+    Others in its ``data/`` are of other settings.
+    """
+    listed = [attempt.get("data") for attempt in repeatable(home)]
+    known = [files for files in listed if isinstance(files, dict)]
+    return {name for files in known for name in files} if known and len(known) == len(listed) else None
+
+
+def cell_of(home: Path) -> Path:
+    """The directory of size and seed that a run of a chain is in, from the chain's root; the root for other runs."""
+    return Path(*itertools.takewhile(lambda part: part.startswith(("size-", "seed-")), home.parts[:-1]))
 
 
 def compare_files(old: Path, new: Path) -> tuple[str, bool]:

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from stepneg import __version__, escaping
 from stepneg.analysis import curves, run_facts
-from stepneg.analysis.paired import column, paired_difference
+from stepneg.analysis.paired import OTHERS, column, other_problem, paired_difference
 from stepneg.analysis.sections import (
     by_fact,
     data_table,
@@ -22,6 +22,7 @@ from stepneg.analysis.sections import (
     over_seeds,
     percent,
     results,
+    sampled,
     settings_text,
 )  # fmt: skip
 from stepneg.errors import InputError
@@ -31,17 +32,15 @@ from stepneg.links import unlinked
 from stepneg.reading import json_object, number
 from stepneg.whole import write_whole
 
-COLUMNS = [
-    "method", "seed", "problems", "accuracy", "accuracy_low", "accuracy_high", "pass@5", "maj@5",
-    "sampled_tokens", "trained_tokens", "seconds",
-]  # fmt: skip
-METRICS = ("accuracy", "pass@5", "maj@5")
+COLUMNS = ["method", "seed", "problems", "accuracy", "accuracy_low", "accuracy_high"]
+COSTS = ["sampled_tokens", "trained_tokens", "seconds"]
 
 
 def read_run(home: Path) -> dict[str, float | str]:
     """The report's row of a run directory that ``stepneg test`` has evaluated.
 
-    The seed is that of ``seed-N``, the directory above; a run without training has no tokens and no seconds.
+    The seed is that of ``seed-N``, the directory above; a run without training has no tokens and no seconds. pass@k and
+    maj@k are there for the k of the evaluation, nan where it has only the other.
 
     Raises:
         InputError: a file of it is not as stepneg writes it.
@@ -52,16 +51,15 @@ def read_run(home: Path) -> dict[str, float | str]:
     metrics = read_evaluation(file)
     summary = json_object(summary_file, mend) if summary_file.is_file() else {}
     both = summary | metrics
-    row: dict[str, float | str] = {name: number(both, name, file, mend, 0) for name in COLUMNS[2:]}
+    row: dict[str, float | str] = {name: number(both, name, file, mend, 0) for name in (*COLUMNS[2:], *COSTS)}
     row["method"] = home.name
     row["seed"] = home.parent.name.removeprefix("seed-")
     row["problems"] = number(summary, "problems", summary_file, mend, 0)
     row["test_problems"] = number(metrics, "problems", file, mend)
     row["home"] = str(home)
     row["done"] = (home / "evaluation" / "test.json").stat().st_mtime
-    row["k"] = next((name.partition("@")[2] for name in metrics if re.fullmatch(r"pass@\d{1,6}", name)), "5")
-    for name in ("pass", "maj"):
-        row[name] = number(metrics, f"{name}@{row['k']}", file, mend, 0)
+    for name in sampled(metrics):
+        row[name] = number(metrics, name, file, mend) if name in metrics else float("nan")
     return row
 
 
@@ -122,24 +120,37 @@ def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:
         accuracy = by_method["accuracy"]
         present = [m for m in methods if m in by_method.index]
         for worse, better in pairwise(present):
+            paired = paired_words(Path(by_method["home"][worse]), Path(by_method["home"][better]))
+            if paired is None:
+                lines.append(f"- {seed}: {not_compared(worse, better)}")
+                continue
             low, high = float(accuracy[worse]), float(accuracy[better])
             holds = "<" if low < high else "NOT <"
             apart = "apart" if by_method["accuracy_high"][worse] < by_method["accuracy_low"][better] else "overlapping"
-            paired = paired_words(Path(by_method["home"][worse]), Path(by_method["home"][better]))
             lines.append(
                 f"- {seed}: {worse} {percent(low)} {holds} {better} {percent(high)} (95 % intervals {apart};"
                 f" on the same problems {paired})"
             )
         if len(present) > 2:
             first, last = by_method.loc[present[0]], by_method.loc[present[-1]]
+            if other_problem(graded(Path(first["home"]), {}), graded(Path(last["home"]), {})) is not None:
+                lines.append(f"- {seed}: {not_compared(present[0], present[-1])}")
+                continue
             apart = "do not overlap" if first["accuracy_high"] < last["accuracy_low"] else "overlap or are reversed"
             lines.append(f"- {seed}: the intervals of {present[0]} and {present[-1]} {apart}")
     return "\n".join(lines)
 
 
-def paired_words(worse: Path, better: Path) -> str:
-    """The paired difference of two runs in words."""
+def not_compared(first: str, second: str) -> str:
+    """Why two methods are not held against each other, in words."""
+    return f"{first} and {second} are not compared: they were tested on {OTHERS}"
+
+
+def paired_words(worse: Path, better: Path) -> str | None:
+    """The paired difference of two runs in words; None if they hold other problems of the same names."""
     first, second = graded(worse, {}), graded(better, {})
+    if other_problem(first, second) is not None:
+        return None
     shared = [name for name in first if name in second]
     if not shared:
         return "nothing to pair"
@@ -147,20 +158,23 @@ def paired_words(worse: Path, better: Path) -> str:
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """Accuracy of each method with its interval, a mark a seed, and pass@5 behind it."""
+    """Accuracy of each method with its interval, a mark a seed, and pass@k behind it."""
     methods = list(dict.fromkeys(frame["label"]))
     many = len(methods) > 14
     size = (2 + 0.32 * len(methods), 5.5) if many else (1.6 + 1.1 * len(methods), 4.2)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     seeds = list(dict.fromkeys(frame["seed"]))
+    above = [name for name in sampled(frame) if name.startswith("pass")]
     for s, (_, rows) in enumerate(frame.groupby("seed", sort=False)):
         x = [methods.index(m) + (s - (len(seeds) - 1) / 2) * 0.18 for m in rows["label"]]
         y = rows["accuracy"].to_numpy()
         errors = [y - rows["accuracy_low"], rows["accuracy_high"] - y]
         first = s == 0
         axes.errorbar(x, y, yerr=errors, fmt="o", color="#0072B2", capsize=3, label="greedy (95 %)" if first else None)
-        axes.plot(x, rows["pass"], "^", color="#999999", label="pass@k" if first else None)
+        for name, mark in zip(above, cycle("^vsD")):
+            label = name if len(above) > 1 else "pass@k"
+            axes.plot(x, rows[name], mark, color="#999999", label=label if first else None)
     names = methods if many else [m.replace("_", "\n") for m in methods]
     axes.set_xticks(range(len(methods)), names, rotation=90 if many else 0, parse_math=False)
     axes.set(ylabel="accuracy on held-out problems", ylim=(0, 1), xlim=(-0.6, len(methods) - 0.4))
@@ -174,8 +188,9 @@ def log_to_tensorboard(frame: pd.DataFrame, root: Path) -> None:
     with SummaryWriter(str(root / "tensorboard" / "report")) as writer:
         for row in frame.to_dict("records"):
             step = int(row["seed"]) if str(row["seed"]).isdigit() else 0
-            for name in (*METRICS, "sampled_tokens", "trained_tokens", "seconds"):
-                writer.add_scalar(f"report/{row['label']}/{name}", row[name], step)
+            for name in ("accuracy", *sampled(frame), *COSTS):
+                if pd.notna(row[name]):
+                    writer.add_scalar(f"report/{row['label']}/{name}", row[name], step)
 
 
 def runs_left_out(roots: Sequence[Path], damaged: dict[Path, InputError]) -> str:
@@ -223,7 +238,8 @@ def report(
     folder = output or roots[0]
     frame, damaged = tested_runs(roots)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "report.csv", frame.assign(method=frame["label"])[COLUMNS].to_csv(index=False))
+    columns = [*COLUMNS, *sampled(frame), *COSTS]
+    write_whole(folder / "report.csv", frame.assign(method=frame["label"])[columns].to_csv(index=False))
     tables = [results(frame), over_seeds(frame), differences(frame, baseline, damaged), *by_fact(frame)]
     facts = data_table(frame, damaged)
     drawn = curves.plot_curves(read_all_curves(frame, damaged))

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
-from stepneg.analysis.paired import read_evaluated
+from stepneg.analysis.paired import OTHERS, Graded, column, other_problem, read_evaluated
 from stepneg.analysis.report import read_run
 from stepneg.analysis.resampling import resampled_means
 from stepneg.errors import InputError
@@ -53,7 +53,7 @@ def read_sweep(root: Path) -> Measured:
     )
     if not homes:
         raise InputError(f"{root}: no cell of a sweep below it has been tested; run `stepneg sweep` first")
-    found: dict[tuple[str, int], dict[str, dict[str, dict[str, Any]]]] = {}
+    found: dict[tuple[str, int], dict[str, dict[str, Graded]]] = {}
     facts = []
     for home in homes:
         size, seed = int(home.parent.parent.name.removeprefix("size-")), home.parent.name.removeprefix("seed-")
@@ -66,13 +66,15 @@ def read_sweep(root: Path) -> Measured:
         raise InputError(f"{root}: no seed is done at every size and method; finish the sweep")
     ids = list(next(iter(found.values()))[seeds[0]])
     correct = {}
+    known: dict[str, Graded] = {}
     for key, by_seed in found.items():
         for seed in seeds:
-            if list(by_seed[seed]) != ids:
-                raise InputError(
-                    f"{root}: {key[0]} at size {key[1]}, seed {seed} has other test problems; test it again"
-                )
-        correct[key] = np.array([[by_seed[seed][i]["accuracy"] for i in ids] for seed in seeds])
+            rows = by_seed[seed]
+            if list(rows) != ids or other_problem(known, rows) is not None:
+                others = "other test problems" if list(rows) != ids else OTHERS
+                raise InputError(f"{root}: {key[0]} at size {key[1]}, seed {seed} has {others}; test it again")
+            known |= {name: row for name, row in rows.items() if row.question}
+        correct[key] = np.array([column(by_seed[seed], "accuracy", ids) for seed in seeds])
     return Measured(correct, pd.DataFrame(facts))
 
 

@@ -1,6 +1,7 @@
 """The sections of a report: tables and texts over evaluated runs."""
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,29 +11,36 @@ import pandas as pd
 from stepneg import escaping
 from stepneg.analysis import run_facts
 from stepneg.analysis.page import Table
-from stepneg.analysis.paired import column, paired_difference, read_evaluated
+from stepneg.analysis.paired import OTHERS, Graded, column, other_problem, paired_difference, read_evaluated
 from stepneg.analysis.resampling import resampled_means
 from stepneg.errors import InputError
 from stepneg.escaping import visible
 from stepneg.evaluation_files import read_evaluation
 
 RESAMPLES = 2000
+SAMPLED = re.compile(r"(?:pass|maj)@(?P<k>[0-9]{1,6})")
 
 
 def percent(value: float) -> str:
-    """0.5 as 50.0 %."""
-    return f"{100 * value:.1f} %"
+    """0.5 as 50.0 %; nothing for nan."""
+    return "" if np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def sampled(names: Iterable[object]) -> list[str]:
+    """pass@k and maj@k for each k of which one is among the names, the least k first."""
+    found = {match["k"] for match in map(SAMPLED.fullmatch, map(str, names)) if match}
+    return [f"{metric}@{k}" for k in sorted(found, key=lambda k: (int(k), k)) for metric in ("pass", "maj")]
 
 
 def results(frame: pd.DataFrame) -> Table:
     """The comparison: a row a run."""
-    k = frame["k"].iloc[0] if frame["k"].nunique() == 1 else "k"
-    headers = ["method", "seed", "problems", "accuracy (95 %)", f"pass@{k}", f"maj@{k}"]
+    names = sampled(frame)
+    headers = ["method", "seed", "problems", "accuracy (95 %)", *names]
     rows = [
         [
             row["label"], row["seed"], f"{row['problems']:.0f}",
             f"{percent(row['accuracy'])} ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})",
-            percent(row["pass"]), percent(row["maj"]),
+            *(percent(row[name]) for name in names),
             f"{row['sampled_tokens']:,.0f}", f"{row['trained_tokens']:,.0f}", f"{row['seconds']:.0f}",
         ]
         for row in frame.to_dict("records")
@@ -48,22 +56,25 @@ def results(frame: pd.DataFrame) -> Table:
 
 def over_seeds(frame: pd.DataFrame) -> Table | None:
     """Mean and spread of each method that has several seeds; None if none has."""
-    rows = []
+    rows, names = [], sampled(frame)
     for label, runs in frame.groupby("label", sort=False):
         if len(runs) > 1:
             accuracy = runs["accuracy"]
             spread = f"{100 * accuracy.min():.1f} to {100 * accuracy.max():.1f}"
-            means = [percent(runs[name].mean()) for name in ("pass", "maj")]
+            means = [percent(runs[name].mean(skipna=False)) for name in names]
             tokens = [f"{runs[name].mean():,.0f}" for name in ("sampled_tokens", "trained_tokens")]
             mean, deviation = percent(accuracy.mean()), f"{100 * accuracy.std():.1f}"
             rows.append([str(label), str(len(runs)), mean, deviation, spread, *means, *tokens])
-    headers = ["method", "seeds", "accuracy", "standard deviation", "least to most", "pass@k", "maj@k"]
+    headers = ["method", "seeds", "accuracy", "standard deviation", "least to most"]
+    headers += names if len(names) > 2 else ["pass@k", "maj@k"][: len(names)]
     caption = "Means over seeds; the standard deviation, in points, is that between seeds (n - 1)."
     return Table("Over seeds", caption, [*headers, "sampled tokens", "trained tokens"], rows) if rows else None
 
 
 def differences(frame: pd.DataFrame, baseline: str | None, damaged: dict[Path, InputError]) -> Table | None:
     """Each run against the baseline of its group and seed on the same problems, and over seeds; None without a pair.
+
+    Evaluations that hold other problems of the same names are not compared, and the row says so.
 
     Args:
         frame: of :func:`tested_runs`.
@@ -79,7 +90,7 @@ def differences(frame: pd.DataFrame, baseline: str | None, damaged: dict[Path, I
     first = baseline or ("sft" if "sft" in methods else methods[0])
     rows: list[list[str]] = []
     for _, group in frame.groupby("group", sort=False):
-        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        pairs: dict[str, list[tuple[dict[str, Graded], dict[str, float]]]] = {}  # the baseline's, changes to them
         for seed, runs in group.groupby("seed", sort=False):
             problems = {row["label"]: graded(Path(row["home"]), damaged) for row in runs.to_dict("records")}
             base = next((row["label"] for row in runs.to_dict("records") if row["method"] == first), None)
@@ -88,14 +99,22 @@ def differences(frame: pd.DataFrame, baseline: str | None, damaged: dict[Path, I
                 shared = [name for name in of if name in others]
                 if label == base or not shared:
                     continue
-                pair = column(of, "accuracy", shared), column(others, "accuracy", shared)
-                pairs.setdefault(label, []).append(pair)
-                d = paired_difference(*pair)
+                if other_problem(of, others) is not None:
+                    rows.append([label, str(seed), OTHERS, "", "", "", ""])
+                    continue
+                before, after = column(of, "accuracy", shared), column(others, "accuracy", shared)
+                pairs.setdefault(label, []).append((of, dict(zip(shared, (after - before).tolist(), strict=True))))
+                d = paired_difference(before, after)
                 change = points(d.second - d.first, d.low, d.high)
                 rows.append([label, str(seed), change, str(d.gained), str(d.lost), f"{d.p:.2g}", str(len(shared))])
         for label, found in pairs.items():
-            if len(found) > 1 and len({len(before) for before, _ in found}) == 1:
-                changes = np.stack([after - before for before, after in found])
+            names = list(found[0][1])
+            if len(found) < 2 or any(change.keys() != found[0][1].keys() for _, change in found):
+                continue
+            if other_problem(*(of for of, _ in found)) is not None:
+                rows.append([label, "all", OTHERS, "", "", "", ""])
+            else:
+                changes = np.array([[change[name] for name in names] for _, change in found])
                 low, high = np.quantile(resampled_means({0: changes}, RESAMPLES, 0)[0], [0.025, 0.975])
                 mean = points(float(changes.mean()), low, high)
                 rows.append([label, "all", mean, "", "", "", str(changes.shape[1])])
@@ -113,7 +132,7 @@ def points(change: float, low: float, high: float) -> str:
     return f"{100 * change:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def graded(home: Path, damaged: dict[Path, InputError]) -> dict[str, dict[str, float]]:
+def graded(home: Path, damaged: dict[Path, InputError]) -> dict[str, Graded]:
     """The graded problems of a run; empty if they cannot be read, which is noted."""
     try:
         return read_evaluated(home)

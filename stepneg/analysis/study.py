@@ -1,6 +1,7 @@
 """A study's table: means over seeds of each run of a chain, held against one of them, and a plot."""
 
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stepneg.analysis.paired import column, read_evaluated
+from stepneg.analysis.paired import OTHERS, Graded, column, other_problem, read_evaluated
 from stepneg.analysis.report import read_runs
 from stepneg.analysis.resampling import resampled_means
+from stepneg.analysis.sections import percent, sampled
 from stepneg.errors import InputError
 from stepneg.escaping import markdown
 from stepneg.links import unlinked
@@ -23,9 +25,10 @@ RESAMPLES = 2000
 def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
     """A row for each run of the chain: means over seeds, the difference to the baseline's, both with 95 % intervals.
 
-    Columns: method, seeds, pass@5, accuracy with its ``_low`` and ``_high``, difference, difference_low,
-    difference_high (accuracy, same seeds and problems), and the means of what ``summary.json`` says of the data.
-    The intervals are of a bootstrap over seeds and test problems, the same draw for all.
+    Columns: method, seeds, accuracy with its ``_low`` and ``_high``, difference, difference_low, difference_high
+    (accuracy, same seeds and problems), pass@k for each k that runs were tested with (nan unless all seeds were), and
+    the means of what ``summary.json`` says of the data. The intervals are of a bootstrap over seeds and test problems,
+    the same draw for all.
 
     Raises:
         InputError: nothing is tested, the baseline is missing, or runs were not tested on the same problems.
@@ -43,22 +46,28 @@ def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
         raise InputError(f"{root}: no seed has all of {', '.join(methods)}; finish the chain")
     rows_of = {(method, s): read_evaluated(homes[s]) for method, homes in by_seed.items() for s in seeds}
     names = sorted(rows_of[baseline, seeds[0]])
-    for (method, s), found in rows_of.items():
-        if sorted(found) != names:
+    known: dict[str, Graded] = {}
+    for (method, s), found in sorted(rows_of.items(), key=lambda item: item[0][0] != baseline):  # whose problems count
+        if sorted(found) != names or other_problem(known, found) is not None:
+            others = "" if sorted(found) != names else f" ({OTHERS})"
             raise InputError(
-                f"{root}: {method}, seed {s}, was not tested on the problems of {baseline}; test them again"
+                f"{root}: {method}, seed {s}, was not tested on the problems of {baseline}{others}; test them again"
             )
+        known |= {name: row for name, row in found.items() if row.question}
     correct = {m: np.array([column(rows_of[m, s], "accuracy", names) for s in seeds]) for m in methods}
     drawn = resampled_means(correct, RESAMPLES, seed)
+    used = runs[runs["seed"].isin(seeds)]
+    above = [name for name in passes(used) if used[name].notna().any()]
     rows: list[dict[str, Any]] = []
     for method in methods:
         low, high = np.quantile(drawn[method], [0.025, 0.975])
         less, more = np.quantile(drawn[method] - drawn[baseline], [0.025, 0.975])
-        of = runs[(runs["method"] == method) & runs["seed"].isin(seeds)]
+        of = used[used["method"] == method]
         rows.append(
             {"method": method, "seeds": len(seeds), "accuracy": correct[method].mean(), "accuracy_low": low}
             | {"accuracy_high": high, "difference": correct[method].mean() - correct[baseline].mean()}
-            | {"difference_low": less, "difference_high": more, "pass@5": of["pass@5"].mean()}
+            | {"difference_low": less, "difference_high": more}
+            | {name: of[name].mean(skipna=False) for name in above}
             | facts([by_seed[method][s] for s in seeds])
         )
     return pd.DataFrame(rows)
@@ -82,23 +91,22 @@ def facts(homes: list[Path]) -> dict[str, float]:
     return {str(name): float(value) for name, value in pd.DataFrame(found).mean().items()}
 
 
-def percent(value: float) -> str:
-    """0.5 as 50.0 %; nothing for nan."""
-    return "" if np.isnan(value) else f"{100 * value:.1f} %"
+def passes(frame: pd.DataFrame) -> list[str]:
+    """The columns pass@k of a frame, the least k first."""
+    return [name for name in sampled(frame) if name in frame and name.startswith("pass")]
 
 
 def table(frame: pd.DataFrame, baseline: str) -> str:
     """The table for people."""
-    lines = [
-        f"| run | examples | accuracy (95 %) | against {baseline}, points (95 %) | pass@5 | right samples"
-        " | distinct samples | problems with both | sampled tokens | trained tokens |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    above = passes(frame)
+    headers = ["run", "examples", "accuracy (95 %)", f"against {baseline}, points (95 %)", *above, "right samples"]
+    headers += ["distinct samples", "problems with both", "sampled tokens", "trained tokens"]
+    lines = [f"| {' | '.join(headers)} |", f"|---|{'---:|' * (len(headers) - 1)}"]
     for row in frame.to_dict("records"):
         accuracy = f"{percent(row['accuracy'])} ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})"
         change = [100 * row[name] for name in ("difference", "difference_low", "difference_high")]
         against = "" if row["method"] == baseline else f"{change[0]:+.1f} ({change[1]:+.1f} to {change[2]:+.1f})"
-        shares = [percent(row[n]) for n in ("pass@5", "correct_solutions", "distinct_solutions", "mixed_problems")]
+        shares = [percent(row[n]) for n in (*above, "correct_solutions", "distinct_solutions", "mixed_problems")]
         cells = [markdown(row["method"]), f"{row['examples']:,.0f}", accuracy, against, *shares]
         lines.append(
             "| " + " | ".join([*cells, f"{row['sampled_tokens']:,.0f}", f"{row['trained_tokens']:,.0f}"]) + " |"
@@ -107,7 +115,7 @@ def table(frame: pd.DataFrame, baseline: str) -> str:
 
 
 def plot(frame: pd.DataFrame, baseline: str) -> Figure:
-    """Accuracy of each run with its interval, pass@5 behind it, the baseline as a line."""
+    """Accuracy of each run with its interval, pass@k behind it, the baseline as a line."""
     figure = Figure(figsize=(2 + 0.9 * len(frame), 4), layout="constrained")
     axes = figure.subplots()
     x = range(len(frame))
@@ -117,7 +125,8 @@ def plot(frame: pd.DataFrame, baseline: str) -> Figure:
         (frame["accuracy_high"] - frame["accuracy"]).clip(lower=0),
     ]
     axes.errorbar(x, frame["accuracy"], yerr=errors, fmt="o", color="#0072B2", capsize=3, label="greedy (95 %)")
-    axes.plot(x, frame["pass@5"], "^", color="#999999", label="pass@5")
+    for name, mark in zip(passes(frame), cycle("^vsD")):
+        axes.plot(x, frame[name], mark, color="#999999", label=name)
     axes.axhline(frame.loc[frame["method"] == baseline, "accuracy"].iloc[0], color="#0072B2", linewidth=1, alpha=0.4)
     axes.set_xticks(x, [m.replace("_", "\n") for m in frame["method"]], fontsize=8, parse_math=False)
     axes.set(ylabel="accuracy on held-out problems", xlim=(-0.6, len(frame) - 0.4))

@@ -203,6 +203,7 @@ class Prepared(L.LightningDataModule):
         self.policy = Path(policy)
         self.problems, self.validation = problems, validation
         self.template, self.batch_size, self.seed, self.skip_long = template, batch_size, seed, skip_long
+        self.made: Path | None = None  # the file of the examples, once it is there
         self.built: Built | None = None
         self.held_out: list[Example] = []
         self.training: ResumableLoader | None = None
@@ -248,7 +249,7 @@ class Prepared(L.LightningDataModule):
         assert self.trainer is not None
         tokenizer = load_tokenizer(self.policy, self.template)
         problems = self.load_problems()
-        file = self.file(problems)
+        file = self.made = self.file(problems)
         if file.exists():
             if read_checked(file) is not None:
                 return

@@ -117,7 +117,7 @@ def folder_records(folder: Path, split: str) -> Iterator[Record]:
     Files of the split have it in their path as a word (``train-00000-of-00002.parquet``); where no file names a split,
     all are of it.
     """
-    files = sorted(f for f in folder.rglob("*") if f.suffix in (*TABLES, ".jsonl") and not f.name.startswith("."))
+    files = data_files(folder)
     words = {file: set(re.split(r"[^a-z]+", str(file.relative_to(folder)).lower())) for file in files}
     chosen = [file for file in files if split in words[file]]
     if not chosen and not any({"train", "test", "validation"} & found for found in words.values()):
@@ -126,6 +126,11 @@ def folder_records(folder: Path, split: str) -> Iterator[Record]:
         raise InputError(f"{folder}: a directory without .parquet, .arrow or .jsonl file of split {split}; give a file")
     for file in chosen:
         yield from table_records(file) if file.suffix in TABLES else jsonl_records(file)
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The Parquet, Arrow and JSONL files below a folder, but hidden ones."""
+    return sorted(f for f in folder.rglob("*") if f.suffix in (*TABLES, ".jsonl") and not f.name.startswith("."))
 
 
 def table_records(path: Path) -> Iterator[Record]:

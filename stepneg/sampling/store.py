@@ -34,12 +34,16 @@ POLICY_FILES = ("*.safetensors", "config.json", "generation_config.json", "token
 
 def fingerprint_policy(folder: Path) -> str:
     """sha256 over weights, configuration and tokenizer of an HF folder."""
-    files = sorted({file for pattern in POLICY_FILES for file in folder.glob(pattern)})
-    # The inode and the time of its change, which no program can set, tell files apart whose clock was set back.
-    stats = [(str(f), f.stat()) for f in files]
-    found = _hash_files(tuple((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in stats))
+    found = fingerprint_files(sorted({file for pattern in POLICY_FILES for file in folder.glob(pattern)}))
     check_export(folder, found)
     return found
+
+
+def fingerprint_files(files: Iterable[Path]) -> str:
+    """sha256 over names and contents of files; hashed once while they stay as they are."""
+    # The inode and the time of its change, which no program can set, tell files apart whose clock was set back.
+    stats = [(str(f), f.stat()) for f in files]
+    return _hash_files(tuple((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in stats))
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepneg.analysis.paired import mcnemar, paired_difference, read_evaluated
+from stepneg.analysis.paired import compare_files, mcnemar, paired_difference, read_evaluated
+from stepneg.cli import main
 from stepneg.errors import InputError
 
 
@@ -77,3 +78,36 @@ def test_an_evaluation_that_is_no_jsonl_is_one_line(content: bytes, tmp_path: Pa
     (tmp_path / "evaluation.jsonl").write_bytes(content)
     with pytest.raises(InputError, match=r"evaluation\.jsonl, line 1: "):
         read_evaluated(tmp_path)
+
+
+def evaluation(file: Path, questions: list[object]) -> Path:
+    """An evaluation of the rows of a file of problems called test.jsonl; None for rows that hold no question."""
+    good = {"correct": True, "majority_correct": True, "samples_correct": 1, "samples": ["1"]}
+    rows = [
+        good | {"problem_id": f"test/{row}"} | ({} if question is None else {"question": question})
+        for row, question in enumerate(questions)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_other_problems_of_the_same_names_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another file of this name, and the same one after a row was put in."""
+    first = evaluation(tmp_path / "a.jsonl", ["1 + 1?", "2 + 2?", "3 + 3?"])
+    for number, questions in enumerate((["1 + 1?", "new?", "2 + 2?", "3 + 3?"], ["x", "y", "z"])):
+        second = evaluation(tmp_path / f"b{number}.jsonl", list(questions))
+        with pytest.raises(SystemExit) as stop:
+            main(["compare", str(first), str(second)])
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert (
+            f"{first} and {second}: other problems of the same names: 'test/{1 - number}' has another question" in said
+        )
+
+
+@pytest.mark.parametrize("questions", [[None, None, None], ["1 + 1?", None, "3 + 3?"], ["", 5, None]], ids=str)
+def test_evaluations_without_questions_are_compared(questions: list[object], tmp_path: Path) -> None:
+    first = evaluation(tmp_path / "a.jsonl", ["1 + 1?", "2 + 2?", "3 + 3?"])
+    second = evaluation(tmp_path / "b.jsonl", questions)
+    assert "3 problems in both." in compare_files(first, second)

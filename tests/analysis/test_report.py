@@ -1,5 +1,6 @@
 """``stepneg report`` over run directories that stepneg's own code wrote, with numbers known by hand."""
 
+import csv
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from stepneg.analysis.curves import MOST_POINTS, read_curves, thinned
@@ -20,10 +22,12 @@ from stepneg.evaluation import Evaluated, Evaluation, break_down
 from stepneg.grading.estimators import wilson
 
 
-def run(home: Path, correct: list[bool], k: int = 5, **settings: object) -> Path:
+def run(home: Path, correct: list[bool], k: int = 5, question: str = "", **settings: object) -> Path:
     """A run with this verdict on each problem, levels 1 and 2 in turn, every sample as the greedy solution."""
     rows = [
-        Evaluated(f"p{i}", "", "1", right, None, "exact", False, k * right, (None,) * k, right, {"level": i % 2 + 1})
+        Evaluated(
+            f"p{i}", "", "1", right, None, "exact", False, k * right, (None,) * k, right, {"level": i % 2 + 1}, question
+        )
         for i, right in enumerate(correct)
     ]
     low, high = wilson(sum(correct), len(correct))
@@ -45,6 +49,14 @@ def logged(home: Path, scalars: dict[str, list[float]]) -> None:
         for tag, values in scalars.items():
             for step, value in enumerate(values):
                 writer.add_scalar(tag, value, step)
+
+
+def scalars(root: Path, label: str = "sft") -> dict[str, float]:
+    """The last scalar of each name that a report has written of a run."""
+    events = EventAccumulator(str(root / "tensorboard" / "report"))
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(f"report/{label}/")]
+    return {tag.rpartition("/")[2]: events.Scalars(tag)[-1].value for tag in tags}
 
 
 RIGHT = [True] * 20
@@ -163,11 +175,71 @@ def test_the_sizes_of_a_sweep_are_told_apart(tmp_path: Path) -> None:
     assert "- size-16, seed 0: sft 50.0 % < rft 100.0 %" in text
 
 
+def test_other_problems_of_the_same_names_are_not_compared(tmp_path: Path) -> None:
+    """Those of a method in one of three seeds; then in each seed others, which are not averaged."""
+    for seed in range(3):
+        home = tmp_path / "one" / f"seed-{seed}"
+        run(home / "sft", HALF, question="one")
+        run(home / "rft", RIGHT, question="other" if seed == 1 else "one")
+        run(home / "old", RIGHT)  # an evaluation without questions is held against any
+        run(home / "step_dpo", RIGHT, question="one")
+        run(tmp_path / "each" / f"seed-{seed}" / "sft", HALF, question=f"of seed {seed}")
+        run(tmp_path / "each" / f"seed-{seed}" / "rft", RIGHT, question=f"of seed {seed}")
+    text = report(tmp_path / "one", ["sft", "rft", "step_dpo"])
+    differences = section(text, "Differences")
+    assert "| rft | 1 | other problems of the same names |  |  |  |  |" in differences
+    for begin in ("rft | 0", "rft | 2", "rft | all", "old | 1", "step_dpo | 1"):
+        assert any(line.startswith(f"| {begin} | +50.0 (") for line in differences)
+    assert "- seed 0: sft 50.0 % < rft 100.0 %" in text
+    assert "- seed 1: sft 50.0 %" not in text
+    assert "- seed 1: sft and rft are not compared: they were tested on other problems of the same names\n" in text
+    assert "- seed 1: rft and step_dpo are not compared: they were tested on other problems of the same names\n" in text
+    assert "- seed 1: the intervals of sft and step_dpo do not overlap" in text
+    differences = section(report(tmp_path / "each"), "Differences")
+    assert any(line.startswith("| rft | 2 | +50.0 (") for line in differences)
+    assert "| rft | all | other problems of the same names |  |  |  |  |" in differences
+
+
 def test_other_numbers_of_samples(tmp_path: Path) -> None:
     run(tmp_path / "seed-0" / "sft", HALF, k=8)
     lines = section(report(tmp_path), "Results")
     assert "| pass@8 | maj@8 |" in lines[2]
     assert "| 50.0 % | 50.0 % |" in lines[4]
+    frame = pd.read_csv(tmp_path / "report.csv")
+    assert list(frame)[6:8] == ["pass@8", "maj@8"]
+    assert frame[["pass@8", "maj@8"]].to_numpy().tolist() == [[0.5, 0.5]]
+    assert set(scalars(tmp_path)) == {"accuracy", "pass@8", "maj@8", "sampled_tokens", "trained_tokens", "seconds"}
+    assert scalars(tmp_path)["pass@8"] == 0.5
+
+
+def test_what_was_not_measured_is_empty(tmp_path: Path) -> None:
+    """Runs of k = 1 and of k = 10, and an evaluation of another origin that drew no samples."""
+    for seed in (0, 1):
+        run(tmp_path / f"seed-{seed}" / "sft", HALF, k=1)
+        run(tmp_path / f"seed-{seed}" / "rft", RIGHT, k=10 if seed else 1)
+    only = tmp_path / "seed-0" / "greedy" / "evaluation" / "test.json"
+    only.parent.mkdir(parents=True)
+    only.write_text(json.dumps({"accuracy": 0.25, "accuracy_low": 0.2, "accuracy_high": 0.3, "problems": 20}))
+    text = report(tmp_path)
+    results = section(text, "Results")
+    assert " | pass@1 | maj@1 | pass@10 | maj@10 | sampled tokens | " in results[2]
+    cells = {tuple(line.split(" | ")[:2]): line.split(" | ")[4:8] for line in results[4:]}
+    assert cells["| sft", "0"] == ["50.0 %", "50.0 %", "", ""]
+    assert cells["| rft", "1"] == ["", "", "100.0 %", "100.0 %"]
+    assert cells["| greedy", "0"] == ["", "", "", ""]
+    seeds = section(text, "Over seeds")
+    assert "| pass@1 | maj@1 | pass@10 | maj@10 |" in seeds[2]
+    assert "| sft | 2 | 50.0 % | 0.0 | 50.0 to 50.0 | 50.0 % | 50.0 % |  |  | 0 | 0 |" in seeds
+    assert "| rft | 2 | 100.0 % | 0.0 | 100.0 to 100.0 |  |  |  |  | 0 | 0 |" in seeds  # no mean of some seeds
+    with (tmp_path / "report.csv").open() as file:
+        rows = {(row["method"], row["seed"]): row for row in csv.DictReader(file)}
+    names = ("pass@1", "maj@1", "pass@10", "maj@10")
+    assert [rows["sft", "1"][name] for name in names] == ["0.5", "0.5", "", ""]
+    assert [rows["rft", "1"][name] for name in names] == ["", "", "1.0", "1.0"]
+    assert [rows["greedy", "0"][name] for name in names] == ["", "", "", ""]
+    assert {"pass@1", "maj@1"} <= set(scalars(tmp_path))
+    assert "pass@10" not in scalars(tmp_path)
+    assert set(scalars(tmp_path, "greedy")) == {"accuracy", "sampled_tokens", "trained_tokens", "seconds"}
 
 
 def test_damage_beside_the_numbers_is_noted(root: Path) -> None:

@@ -74,14 +74,14 @@ def test_no_interval_where_the_baseline_does_not_improve() -> None:
     assert np.isnan(row["factor_low"])
 
 
-def write(home: Path, correct: list[bool]) -> None:
+def write(home: Path, correct: list[bool], **more: str) -> None:
     """An evaluated run as ``stepneg test`` leaves it."""
     (home / "evaluation").mkdir(parents=True)
     rows = [
         {"problem_id": f"p{i}", "correct": ok, "samples_correct": 1, "samples": ["1"], "majority_correct": ok}
         for i, ok in enumerate(correct)
     ]
-    (home / "evaluation" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (home / "evaluation" / "test.jsonl").write_text("".join(json.dumps(row | more) + "\n" for row in rows))
     metrics = {"accuracy": sum(correct) / len(correct), "problems": len(correct)}
     (home / "evaluation" / "test.json").write_text(json.dumps(metrics))
     (home / "summary.json").write_text(json.dumps({"problems": 3, "sampled_tokens": 7, "trained_tokens": 9}))
@@ -104,6 +104,14 @@ def test_a_sweep_is_read_and_written(tmp_path: Path) -> None:
     written = pd.read_csv(tmp_path / "scaling.csv")
     assert written.loc[written["method"] == "rft", "sampled_tokens"].dropna().tolist() == [7.0, 7.0]
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_other_problems_of_the_same_names_are_said(tmp_path: Path) -> None:
+    write(tmp_path / "size-10/seed-0/old", [True])  # without questions
+    write(tmp_path / "size-10/seed-0/sft", [True], question="one")
+    write(tmp_path / "size-20/seed-0/sft", [True], question="other")
+    with pytest.raises(InputError, match="sft at size 20, seed 0 has other problems of the same names; test it again"):
+        read_sweep(tmp_path)
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

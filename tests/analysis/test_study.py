@@ -17,15 +17,24 @@ SUMMARY = {"problems": 8, "examples": 20, "sampled_tokens": 1000, "trained_token
 SAMPLED = {"solutions": 80, "correct_solutions": 20, "distinct_solutions": 60, "mixed_problems": 6}
 
 
-def write(home: Path, correct: list[bool], pass_at_5: float = 0.5, names: str = "p", **summary: float) -> None:
+def write(
+    home: Path,
+    correct: list[bool],
+    pass_at_k: float = 0.5,
+    names: str = "p",
+    question: str = "",
+    k: int = 5,
+    **summary: float,
+) -> None:
     """An evaluated run as ``stepneg test`` leaves it; the later it is written the later it is in the table."""
     (home / "evaluation").mkdir(parents=True)
     rows = [
         {"problem_id": f"{names}{i}", "correct": ok, "samples_correct": 1, "samples": ["1"], "majority_correct": ok}
         for i, ok in enumerate(correct)
     ]
-    (home / "evaluation" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    metrics = {"accuracy": sum(correct) / max(len(correct), 1), "problems": len(correct), "pass@5": pass_at_5}
+    asked = {"question": question} if question else {}  # an older evaluation has none
+    (home / "evaluation" / "test.jsonl").write_text("".join(json.dumps(row | asked) + "\n" for row in rows))
+    metrics = {"accuracy": sum(correct) / max(len(correct), 1), "problems": len(correct), f"pass@{k}": pass_at_k}
     file = home / "evaluation" / "test.json"
     file.write_text(json.dumps(metrics))
     write.clock += 1
@@ -173,6 +182,13 @@ def test_runs_on_other_problems_are_not_compared(tmp_path: Path) -> None:
     refusal(tmp_path)
 
 
+def test_runs_on_other_problems_of_the_same_names_are_not_compared(tmp_path: Path) -> None:
+    write(tmp_path / "seed-0" / "zero", first(3), question="other")
+    write(tmp_path / "seed-0" / "sft", first(3), question="one")
+    write(tmp_path / "seed-0" / "old", first(3))
+    assert "zero, seed 0, was not tested on the problems of sft (other problems of the same names)" in refusal(tmp_path)
+
+
 def test_what_is_written(root: Path) -> None:
     text = study(root, "sft")
     assert (root / "study.md").read_text() == text + "\n"
@@ -193,6 +209,29 @@ def test_what_is_written(root: Path) -> None:
     assert "nan" not in text
     assert "against sft" in lines[0]
     assert table(read_study(root, "sft"), "sft") == text
+
+
+def test_other_numbers_of_samples(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write(tmp_path / f"seed-{seed}" / "sft", first(3), 0.25, k=1)
+        write(tmp_path / f"seed-{seed}" / "rft", first(3), 0.75, k=16 if seed else 1)
+        write(tmp_path / f"seed-{seed}" / "all", first(3), 0.75, k=16)
+    write(tmp_path / "seed-2" / "sft", first(3), 0.25, k=3)  # a seed that is not finished
+    text = study(tmp_path, "sft")
+    lines = [line.split(" | ") for line in text.splitlines()]
+    assert lines[0][4:6] == ["pass@1", "pass@16"]
+    assert {line[0]: line[4:6] for line in lines[2:]} == {
+        "| sft": ["25.0 %", ""],
+        "| rft": ["", ""],  # no mean of some seeds
+        "| all": ["", "75.0 %"],
+    }
+    frame = pd.read_csv(tmp_path / "study.csv").set_index("method")
+    assert frame["pass@1"].dropna().to_dict() == {"sft": 0.25}
+    assert frame["pass@16"].dropna().to_dict() == {"all": 0.75}
+    assert not any("@3" in name or "@5" in name for name in frame)
+    assert table(pd.read_csv(tmp_path / "study.csv"), "sft") == text
+    (axes,) = plot(read_study(tmp_path, "sft"), "sft").axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["pass@1", "pass@16"]
 
 
 def test_a_run_that_solves_everything_is_plotted(tmp_path: Path) -> None:
