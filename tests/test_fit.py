@@ -281,3 +281,24 @@ def test_a_verb_without_problems_says_so(tmp_path, config, verb, mend, capsys):
         main([verb, config, "--data.validation=null", run])
     assert stop.value.code == 2
     assert f"{verb}: there are no problems to work with; give {mend}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "limits", [["--trainer.max_time=00:00:01:00"], ["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"],
+               ["--trainer.max_epochs=-1"]]
+)  # fmt: skip
+def test_a_fit_without_a_last_step_is_refused_before_its_data_are_made(tmp_path, config, limits, capsys):
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", config, *limits, f"--trainer.default_root_dir={run}"])
+    assert stop.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stepneg: error: ")]
+    assert "give trainer.max_epochs or trainer.max_steps" in line
+    assert not (run / "data").exists()
+
+
+@pytest.mark.parametrize("limit", ["--trainer.max_steps=2", "--trainer.fast_dev_run=true"])
+def test_a_time_limit_may_stand_beside_one_of_steps(tmp_path, config, limit):
+    run = tmp_path / "run"
+    main(["fit", config, "--trainer.max_time=00:01:00:00", limit, f"--trainer.default_root_dir={run}"])
+    assert list((run / "data").glob("*.jsonl"))
