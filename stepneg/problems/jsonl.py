@@ -3,8 +3,25 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from stepneg.errors import InputError
+from stepneg.grading.extract import last_boxed
 from stepneg.problems.problem import Problem
-from stepneg.problems.records import read_records
+from stepneg.problems.records import Record, read_records
+
+
+def bare_answer(record: Record, key: str) -> str:
+    """The reference answer under ``key``, as it stands.
+
+    Raises:
+        InputError: it is missing, or a worked solution: several lines that mark their answer.
+    """
+    answer = record.text_or_number(key)
+    if "\n" in answer.strip() and ("####" in answer or last_boxed(answer) is not None):
+        raise InputError(
+            f"{record.where}: key {key!r} holds a worked solution; give the bare final answer, or read GSM8K's"
+            " form with stepneg.problems.gsm8k.GSM8K and MATH's with stepneg.problems.math.MATH, by their path"
+        )
+    return answer
 
 
 @dataclass(frozen=True)
@@ -14,7 +31,7 @@ class Jsonl:
     Args:
         path: the file, in UTF-8; or a Parquet file, a folder of datasets (its split "train"), or hub:owner/name.
         question_key: key of the question.
-        answer_key: key of the reference answer.
+        answer_key: key of the reference answer; a worked solution in its place is refused.
         solution_key: key of the worked solution; fine-tuning needs one, sampling and evaluation do not.
         limit: read only the first rows.
     """
@@ -32,7 +49,7 @@ class Jsonl:
             Problem(
                 id=f"{stem}/{row}",
                 question=record.text(self.question_key),
-                answer=record.text_or_number(self.answer_key),
+                answer=bare_answer(record, self.answer_key),
                 solution=None if self.solution_key is None else record.text(self.solution_key),
             )
             for row, record in enumerate(read_records(self.path, "train", self.limit))

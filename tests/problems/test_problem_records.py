@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stepneg.errors import InputError
+from stepneg.problems import Problem
 from stepneg.problems.gsm8k import GSM8K
 from stepneg.problems.jsonl import Jsonl
 from stepneg.problems.math import MATH
@@ -83,6 +84,23 @@ def test_missing_file_folder_and_empty_file(tmp_path: Path) -> None:
     assert "directory" in message(Jsonl(tmp_path))
     assert "holds no rows" in message(Jsonl(write(tmp_path / "empty.jsonl")))
     assert "holds no rows" in message(Jsonl(write(tmp_path / "blank.jsonl", "", "  ")))
+
+
+@pytest.mark.parametrize("answer", ["6 / 2 = 3\nso 3\n#### 3", "So\nit is $\\boxed{3}$.", "#### 3\nas said"])
+def test_a_worked_solution_is_no_bare_answer(tmp_path: Path, answer: str) -> None:
+    path = write(tmp_path / "rows.jsonl", json.dumps(GOOD), json.dumps(GOOD | {"answer": answer}))
+    text = message(Jsonl(path))
+    assert text.startswith(f"{path}, line 2: key 'answer' holds a worked solution; give the bare final answer")
+    assert "stepneg.problems.gsm8k.GSM8K" in text
+    assert "stepneg.problems.math.MATH" in text
+
+
+@pytest.mark.parametrize(
+    "answer", ["72", "#### 72", "#### 72\n", "$\\boxed{3}$", "a\nb", "\\begin{cases}\n1\n\\end{cases}"]
+)
+def test_an_answer_stays_as_it_is(tmp_path: Path, answer: str) -> None:
+    (problem,) = Jsonl(write(tmp_path / "rows.jsonl", json.dumps(GOOD | {"answer": answer}))).load()
+    assert problem == Problem("rows/0", "How many?", answer)
 
 
 def test_limit_stops_before_what_follows(tmp_path: Path) -> None:
