@@ -29,11 +29,12 @@ class Jsonl:
     """A JSONL file: one object a line, with a question and its bare reference answer (text or a number).
 
     Args:
-        path: the file, in UTF-8; or a Parquet file, a folder of datasets (its split "train"), or hub:owner/name.
+        path: the file, in UTF-8; or a Parquet file, a folder of datasets, or hub:owner/name[:config].
         question_key: key of the question.
         answer_key: key of the reference answer; a worked solution in its place is refused.
         solution_key: key of the worked solution; fine-tuning needs one, sampling and evaluation do not.
         limit: read only the first rows.
+        split: of a folder or a dataset on the hub; a single file has none, and all its rows are read.
     """
 
     path: str | Path
@@ -41,10 +42,13 @@ class Jsonl:
     answer_key: str = "answer"
     solution_key: str | None = None
     limit: int | None = None
+    split: str = "train"
 
     def load(self) -> list[Problem]:
-        """The problems, in the file's order; ids are ``<file stem>/<row>``."""
+        """The problems, in the file's order; ids are ``<stem>/<row>``, of another split ``<stem>/<split>/<row>``."""
         stem = Path(self.path).stem
+        if self.split != "train":
+            stem = f"{stem}/{self.split}"
         return [
             Problem(
                 id=f"{stem}/{row}",
@@ -52,5 +56,5 @@ class Jsonl:
                 answer=bare_answer(record, self.answer_key),
                 solution=None if self.solution_key is None else record.text(self.solution_key),
             )
-            for row, record in enumerate(read_records(self.path, "train", self.limit))
+            for row, record in enumerate(read_records(self.path, self.split, self.limit))
         ]

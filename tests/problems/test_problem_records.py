@@ -120,6 +120,7 @@ def test_jsonl_fields_and_ids(tmp_path: Path) -> None:
     assert (second.id, second.answer) == ("mine/1", "18")
     assert Jsonl(path, "q", "a").load()[0].solution is None
     assert "key 'steps' is missing" in message(Jsonl(path, "q", "a", "steps"))
+    assert [p.id for p in Jsonl(path, "q", "a", split="test").load()] == ["mine/test/0", "mine/test/1"]
 
 
 @pytest.mark.parametrize("answer", ["no mark", "worked\n####", "worked\n#### $", ""])
@@ -163,6 +164,10 @@ def test_hub_names_go_to_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert message(GSM8K("test", source)).startswith(f"{source}, test row 1: key 'answer' has no")
     assert message(GSM8K("train", source)).startswith(f"{source}, split train: cannot be loaded")
     assert "cannot be loaded" in message(GSM8K("test", "hub:owner/other"))
+    assert message(Jsonl(source, split="test")).startswith(
+        f"{source}, test row 0: key 'answer' holds a worked solution"
+    )
+    assert Jsonl(source, answer_key="question", split="test", limit=1).load()[0].id == "name:main/test/0"
     assert "write hub:owner/name[:config]" in message(GSM8K("test", "hub:"))
 
 
@@ -181,6 +186,10 @@ def test_parquet_and_folders_of_datasets_hold_problems_too(tmp_path: Path) -> No
         found = Jsonl(tmp_path / name).load()
         assert [{"question": p.question, "answer": p.answer} for p in found] == rows
     assert len(list(any_records(tmp_path / "splits", "test"))) == 1
+    for name in ("splits", "hub"):
+        assert [p.id for p in Jsonl(tmp_path / name, split="test").load()] == [f"{name}/test/0"]
+        assert [p.id for p in Jsonl(tmp_path / name, limit=1).load()] == [f"{name}/0"]
+    assert "of split validation" in message(Jsonl(tmp_path / "hub", split="validation"))
 
 
 def test_a_bad_row_of_a_table_is_named(tmp_path: Path) -> None:
