@@ -129,7 +129,7 @@ def problem_files(rng: random.Random, folder: Path) -> object:
     sources: list[ProblemSource] = (
         [GSM8K(path=file), Jsonl(file, answer_key="question", solution_key="answer")]
         if kind == "gsm8k"
-        else [MATH(path=file), Jsonl(file, "problem", "problem", "solution")]
+        else [MATH(path=file), Jsonl(file, "problem", "problem", "solution", meta_keys=("level", "type"))]
     )
     problems = rng.choice(sources).load()
     for problem in problems:

@@ -35,6 +35,8 @@ class Jsonl:
         solution_key: key of the worked solution; fine-tuning needs one, sampling and evaluation do not.
         limit: read only the first rows.
         split: of a folder or a dataset on the hub; a single file has none, and all its rows are read.
+        meta_keys: keys of facts (texts or numbers), such as a level, by which accuracy is broken down and traces are
+            chosen.
     """
 
     path: str | Path
@@ -43,6 +45,7 @@ class Jsonl:
     solution_key: str | None = None
     limit: int | None = None
     split: str = "train"
+    meta_keys: tuple[str, ...] = ()
 
     def load(self) -> list[Problem]:
         """The problems, in the file's order; ids are ``<stem>/<row>``, of another split ``<stem>/<split>/<row>``."""
@@ -55,6 +58,7 @@ class Jsonl:
                 question=record.text(self.question_key),
                 answer=bare_answer(record, self.answer_key),
                 solution=None if self.solution_key is None else record.text(self.solution_key),
+                meta={key: record.fact(key) for key in self.meta_keys},
             )
             for row, record in enumerate(read_records(self.path, self.split, self.limit))
         ]

@@ -11,11 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from stepneg.errors import InputError
+from stepneg.evaluation import evaluate
+from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem
 from stepneg.problems.gsm8k import GSM8K
 from stepneg.problems.jsonl import Jsonl
 from stepneg.problems.math import MATH
 from stepneg.problems.records import any_records
+from stepneg.sampling.engine import Decoding
+from stepneg.sampling.store import SampleStore
+from tests.sampling.fake import FakeEngine
 
 GOOD = {"question": "How many?", "answer": "72"}
 
@@ -121,6 +126,27 @@ def test_jsonl_fields_and_ids(tmp_path: Path) -> None:
     assert Jsonl(path, "q", "a").load()[0].solution is None
     assert "key 'steps' is missing" in message(Jsonl(path, "q", "a", "steps"))
     assert [p.id for p in Jsonl(path, "q", "a", split="test").load()] == ["mine/test/0", "mine/test/1"]
+
+
+def test_facts_come_with_the_problems(tmp_path: Path) -> None:
+    row = GOOD | {"level": 3, "subject": "Algebra", "share": 0.5, "of": None, "odd": True, "list": [1]}
+    path = write(tmp_path / "mine.jsonl", json.dumps(row))
+    (problem,) = Jsonl(path, meta_keys=("subject", "level", "share")).load()
+    assert problem.meta == {"subject": "Algebra", "level": 3, "share": "0.5"}
+    assert "line 1: key 'type' is missing (there are question," in message(Jsonl(path, meta_keys=("level", "type")))
+    for key, kind in (("of", "NoneType"), ("odd", "bool"), ("list", "list")):
+        assert f"key '{key}' holds {kind}" in message(Jsonl(path, meta_keys=(key,)))
+
+
+def test_an_evaluation_is_broken_down_by_the_facts(tmp_path: Path, tiny: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", *(json.dumps(GOOD | {"question": f"{n}?", "level": n % 2}) for n in range(4)))
+    problems, tokenizer = Jsonl(path, meta_keys=("level",)).load(), load_tokenizer(tiny)
+    store = SampleStore(tmp_path / "samples")
+    found = evaluate(FakeEngine(), store, tiny, tokenizer, problems, "{question}\n", "number", 1, Decoding(), 0)
+    found.write(tmp_path / "evaluation.json")
+    rows = (tmp_path / "evaluation.jsonl").read_text().splitlines()
+    assert [json.loads(row)["meta"] for row in rows] == [{"level": 0}, {"level": 1}] * 2
+    assert [(row["by"], row["value"], row["problems"]) for row in found.breakdown] == [("level", 0, 2), ("level", 1, 2)]
 
 
 @pytest.mark.parametrize("answer", ["no mark", "worked\n####", "worked\n#### $", ""])
