@@ -30,8 +30,8 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import auto_cli
-from stepneg.callbacks.export import write
 
+from stepneg.callbacks.export import write
 from stepneg.cli import main as stepneg
 from stepneg.data.rollouts import Rollouts
 from stepneg.data.rows import encode_prompt, teacher_row

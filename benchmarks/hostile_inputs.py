@@ -127,7 +127,9 @@ def problem_files(rng: random.Random, folder: Path) -> object:
     file = folder / "rows.jsonl"
     file.write_bytes(json_lines(rng, rows_of(f"{kind}/train.jsonl")))
     sources: list[ProblemSource] = (
-        [GSM8K(path=file), Jsonl(file)] if kind == "gsm8k" else [MATH(path=file), Jsonl(file, "problem", "solution")]
+        [GSM8K(path=file), Jsonl(file, answer_key="question", solution_key="answer")]
+        if kind == "gsm8k"
+        else [MATH(path=file), Jsonl(file, "problem", "problem", "solution", meta_keys=("level", "type"))]
     )
     problems = rng.choice(sources).load()
     for problem in problems:

@@ -6,7 +6,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_summary.model_summary import get_human_readable_count
-from stepneg.callbacks.evaluation import VLLMEvaluation
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata, summary_v2
@@ -22,6 +21,7 @@ from tensorboard.plugins.hparams.api_pb2 import (
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from torch.utils.tensorboard import SummaryWriter
 
+from stepneg.callbacks.evaluation import VLLMEvaluation
 from stepneg.policy import Policy
 
 Layout = dict[str, dict[str, list[Any]]]

@@ -5,9 +5,9 @@ from pathlib import Path
 import lightning as L
 from lightning.fabric.utilities.distributed import _InfiniteBarrier
 from lightning.pytorch.loggers import TensorBoardLogger
-from stepneg.callbacks.export import export
 from transformers import PreTrainedTokenizerBase
 
+from stepneg.callbacks.export import export
 from stepneg.data.prepared import Prepared
 from stepneg.data.rows import Row, encode_prompt
 from stepneg.divergence import kl_estimate

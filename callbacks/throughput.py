@@ -21,7 +21,7 @@ class Throughput(L.Callback):
 
     def __init__(self) -> None:
         self.tokens = 0
-        self.spent: Counter[str] = Counter()  # seconds by activity, of this process and of those before a resume
+        self.spent: Counter[str] = Counter()  # seconds: of training, and of sampling and grading before a resume
         self.before = Counter(SECONDS)  # of the runs before this one in this process
         self.step_started = 0.0
         self.started = 0.0
@@ -73,14 +73,14 @@ class Throughput(L.Callback):
             self.on_train_end(trainer, pl_module)
 
     def shares(self) -> dict[str, float]:
-        """Seconds by activity: training, and what this fit sampled and graded."""
+        """Seconds by activity: training, and what this fit sampled and graded, in this process and before a resume."""
         spent: dict[str, float] = {"training": self.spent["training"]}
-        return spent | {name: SECONDS[name] - self.before[name] for name in ("sampling", "grading")}
+        return spent | {name: self.spent[name] + SECONDS[name] - self.before[name] for name in ("sampling", "grading")}
 
     def state_dict(self) -> dict[str, Any]:
         """Tokens and seconds so far."""
-        return {"tokens": self.tokens, "spent": dict(self.spent)}
+        return {"tokens": self.tokens, "spent": self.shares()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from an earlier process."""
+        """Go on from an earlier process; what this one has sampled and graded for its fit by now still counts."""
         self.tokens, self.spent = state_dict["tokens"], Counter(state_dict["spent"])

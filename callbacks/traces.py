@@ -32,6 +32,7 @@ class StepValueTraces(L.Callback):
         if not (trainer.is_global_zero and isinstance(data, Prepared) and data.built and data.built.traces):
             return
         tokenizer = load_tokenizer(data.policy)
+        k, tolerance = getattr(data, "k", 1), getattr(data, "tolerance", 0.0)  # not all data have pits
         rollouts = getattr(data, "rollouts", None)
         searched = rollouts is not None and rollouts.pit_error is not None
         folder = Path(trainer.default_root_dir) / "figures"
@@ -39,7 +40,7 @@ class StepValueTraces(L.Callback):
         for number, trace in enumerate(choose(data.built.traces, self.show)):
             bounds = zip((0, *trace.ends), trace.ends, strict=False)
             texts = [decode(tokenizer, trace.response_ids[a:b]) for a, b in bounds]
-            text, figure = describe(trace, texts, k=1, searched=searched)
+            text, figure = describe(trace, texts, k, tolerance, searched)
             figure.savefig(unlinked(folder / f"trace-{number}.png"), dpi=120)
             question = decode(tokenizer, trace.prompt_ids)
             if isinstance(trainer.logger, TensorBoardLogger):

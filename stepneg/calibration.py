@@ -260,7 +260,8 @@ class Calibration:
         if key in self.samples:
             return self.samples[key]
         problems = spread(source.load(), EVALUATED * self.problems)
-        small, meter = copy(callback), self.meter(callback.engine)
+        small: Any = copy(callback)
+        meter = self.meter(callback.engine)
         small.engine, small.store = meter, self.home / "samples" / key
         small.kl_samples = math.ceil(free * len(problems) / self.count(source))
         first, tokenizer = len(meter.draws), load_tokenizer(stand_in, template)

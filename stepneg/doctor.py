@@ -27,6 +27,7 @@ LINES = 200  # appended by two writers
 STALE = 600.0  # seconds after which nothing compiles any more
 TOKENS = 40  # of a greedy solution in the probe
 SHOWN = ("torch", "lightning", "transformers", "jsonargparse")  # whose versions are told one by one
+ELSEWHERE = "name a folder that you can write: --trainer.default_root_dir, data.rollouts.store"
 COLOURS = {"ok": "green", "none": "dim", "warning": "yellow", "failure": "bold red"}
 
 
@@ -178,6 +179,19 @@ def existing(folder: Path) -> Path:
     return next(above for above in (folder.absolute(), *folder.absolute().parents) if above.exists())
 
 
+def within(name: str, folder: Path, look: Callable[[], Check]) -> Check:
+    """A check of a folder; that one may not look into it is a failure too."""
+    try:
+        return look()
+    except OSError as error:
+        return Check(name, "failure", f"{folder}: {error.strerror or error}", ELSEWHERE)
+
+
+def this_disk(name: str, folder: Path) -> Check:
+    """The disk of a folder."""
+    return disk(name, folder, shutil.disk_usage(existing(folder)).free)
+
+
 def disk(name: str, folder: Path, free: int) -> Check:
     """Free bytes of a folder's disk."""
     seen = f"{free / GIB:.1f} GiB free for {folder}"
@@ -191,7 +205,6 @@ def writing(name: str, folder: Path) -> Check:
     """What runs and the store rest on: files are written, renamed in one step, and appended to by two writers."""
     above = existing(folder)
     at = f"{folder}" if above == folder.absolute() else f"{above}, where {folder} would be made"
-    elsewhere = "name a folder that you can write: --trainer.default_root_dir, data.rollouts.store"
     try:
         with tempfile.TemporaryDirectory(prefix=".stepneg-doctor-", dir=above) as inside:
             old, new, shard = (Path(inside) / file for file in ("old", "new", "shard"))
@@ -199,7 +212,7 @@ def writing(name: str, folder: Path) -> Check:
             new.write_text("new")
             new.replace(old)
             if old.read_text() != "new" or new.exists():
-                return Check(name, "failure", f"{at}: a rename did not replace the file", elsewhere)
+                return Check(name, "failure", f"{at}: a rename did not replace the file", ELSEWHERE)
             with shard.open("ab", buffering=0) as one, shard.open("ab", buffering=0) as two:
                 for number in range(LINES // 2):
                     one.write(b"one %d\n" % number)
@@ -209,7 +222,7 @@ def writing(name: str, folder: Path) -> Check:
                 return Check(name, "failure", f"{at}: lines of two writers overwrote each other",
                              "use a file system with atomic appends for the sample store")  # fmt: skip
     except OSError as error:
-        return Check(name, "failure", f"{at}: {error.strerror or error}", elsewhere)
+        return Check(name, "failure", f"{at}: {error.strerror or error}", ELSEWHERE)
     return Check(name, "ok", f"{at}: write, rename and {LINES} appends of two writers")
 
 
@@ -383,18 +396,27 @@ def checks(
     yield "CPU", lambda: processor(len(os.sched_getaffinity(0)), available_memory(Path("/proc/meminfo").read_text()))
     yield "GPU", partial(this_gpu, torch, driver)
     for name, folder in (("runs", runs), ("sample store", store)):
-        yield f"disk of {name}", partial(disk, f"disk of {name}", folder, shutil.disk_usage(existing(folder)).free)
-        yield f"writing to {name}", partial(writing, f"writing to {name}", folder)
-    yield "file system's clock", partial(file_clock, store)
+        for title, look in ((f"disk of {name}", this_disk), (f"writing to {name}", writing)):
+            yield title, partial(within, title, folder, partial(look, title, folder))
+    yield "file system's clock", partial(within, "file system's clock", store, partial(file_clock, store))
     commands = {name: shutil.which(name) is not None for name in ("sbatch", "srun", "sinfo", "scontrol")}
     yield "Slurm", lambda: slurm(commands, output_of("sinfo", "--noheader", "--format", "%P %a %D"))
     yield "DeepSpeed", partial(this_deepspeed, extra["deepspeed"])
     yield "TensorBoard", tensorboard
-    if probe and policy.is_dir():
-        yield "vLLM and transformers", partial(engine, policy)
-    else:
-        why = "left out (--engine false)" if not probe else f"left out: {policy} is no folder; give --policy"
-        yield "vLLM and transformers", partial(Check, "vLLM and transformers", "none", why)
+    yield "vLLM and transformers", partial(this_engine, policy, probe)
+
+
+def this_engine(policy: Path, probe: bool) -> Check:
+    """The engine on a policy, where it is asked for and there is one."""
+    name = "vLLM and transformers"
+    if not probe:
+        return Check(name, "none", "left out (--engine false)")
+    try:
+        there = policy.is_dir()
+    except OSError as error:
+        mend = "give --policy a folder that you can read"
+        return Check(name, "failure", f"{policy}: {error.strerror or error}", mend)
+    return engine(policy) if there else Check(name, "none", f"left out: {policy} is no folder; give --policy")
 
 
 def this_gpu(torch_version: str, driver: str | None) -> Check:

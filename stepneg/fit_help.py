@@ -24,7 +24,7 @@ TRAINER = {  # Lightning's own texts are long
     "default_root_dir PATH": "the run's directory, as runs/sft; required.",
     "max_epochs N": "passes over the data; -1 without end, with max_steps.",
     "max_steps N": "optimiser steps; -1 without end.",
-    "max_time DD:HH:MM:SS": "the longest that training goes on.",
+    "max_time DD:HH:MM:SS": "the longest that training goes on, beside max_epochs or max_steps.",
     "accelerator TEXT": "cpu, gpu or auto.",
     "devices N": "processes on this machine, a GPU each; auto takes all.",
     "num_nodes N": "machines.",

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -167,11 +167,16 @@ class StepnegCLI(LightningCLI):
         return [c for c in self.trainer.callbacks if isinstance(c, VLLMEvaluation)]  # type: ignore[attr-defined]
 
     def check_task(self, subcommand: str) -> None:
-        """Refuse a verb that has nothing to work with.
+        """Refuse a verb that has nothing to work with, and a fit that knows no last step, before data are made.
 
         Raises:
-            InputError: ``validate``, ``test`` or ``predict`` has no problems.
+            InputError: ``validate``, ``test`` or ``predict`` has no problems; ``fit`` has no limit but of time.
         """
+        if subcommand == "fit" and endless(self.trainer):
+            raise InputError(
+                "trainer: neither epochs nor steps are limited, and the learning rate's schedule needs their number;"
+                " give trainer.max_epochs or trainer.max_steps (trainer.max_time may end the fit earlier)"
+            )
         if subcommand == "fit" or getattr(self.datamodule, "validation", "own") is not None:
             return
         stage = {"validate": "validation", "test": "test"}.get(subcommand)
@@ -195,8 +200,9 @@ class StepnegCLI(LightningCLI):
         """
         if self.trainer.global_rank == 0:
             self.until_end.enter_context(held(Path(self.trainer.default_root_dir)))
-            for checkpoints in {Path(c.dirpath) for c in self.trainer.checkpoint_callbacks if c.dirpath}:
-                settle(checkpoints / "last.ckpt")
+            checkpoints = (c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
+            for folder in {Path(c.dirpath) for c in checkpoints if c.dirpath}:
+                settle(folder / "last.ckpt")
         if self.trainer.world_size == 1:
             return
         self.datamodule.trainer = self.trainer
@@ -204,6 +210,12 @@ class StepnegCLI(LightningCLI):
         once(self.datamodule.prepare_data, sign, self.trainer.global_rank)
 
     before_fit = before_validate = before_test = before_predict = prepare_data
+
+
+def endless(trainer: L.Trainer) -> bool:
+    """Whether neither epochs nor steps are limited; beside a limit of time Lightning sets none of epochs itself."""
+    timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return trainer.max_steps == -1 and (trainer.max_epochs == -1 or (trainer.max_epochs is None and timed))
 
 
 def geometry(environ: Mapping[str, str]) -> dict[str, int]:

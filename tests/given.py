@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from stepneg.callbacks.evaluation import VLLMEvaluation
 from transformers import PreTrainedTokenizerBase
 
+from stepneg.callbacks.evaluation import VLLMEvaluation
 from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rows import Example, Row, teacher_row
 from stepneg.errors import InputError

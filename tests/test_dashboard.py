@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from stepneg.callbacks.dashboard import layout
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -19,6 +18,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 from transformers import get_scheduler
 
+from stepneg.callbacks.dashboard import layout
 from stepneg.cli import main
 from stepneg.data.prepared import read_built
 from stepneg.data.rows import collate

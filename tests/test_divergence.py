@@ -9,9 +9,9 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from stepneg.callbacks.evaluation import VLLMEvaluation
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from stepneg.callbacks.evaluation import VLLMEvaluation
 from stepneg.data.rows import encode_prompt
 from stepneg.data.solutions import TeacherSolutions
 from stepneg.divergence import kl_estimate

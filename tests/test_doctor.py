@@ -211,3 +211,33 @@ def test_a_check_that_breaks_is_a_failure(tmp_path, monkeypatch):
     assert found["TensorBoard"].state == "failure"
     assert found["TensorBoard"].mend
     assert "is no folder; give --policy" in found["vLLM and transformers"].seen
+
+
+def test_a_folder_that_one_may_not_look_into_is_a_failure_of_its_own(tmp_path, monkeypatch):
+    """The checks behind it are made all the same; root may look everywhere, so the refusal is made up."""
+    closed = tmp_path / "closed"
+
+    def refuse(look):
+        def looked(path):
+            if closed in (path, *path.parents):
+                raise PermissionError(13, "Permission denied", str(path))
+            return look(path)
+
+        return looked
+
+    monkeypatch.setattr(Path, "exists", refuse(Path.exists))
+    monkeypatch.setattr(Path, "is_dir", refuse(Path.is_dir))
+    found = {check.name: check for check in doctor.examine(closed / "runs", tmp_path, closed / "policy", True)}
+    for name in ("disk of runs", "writing to runs"):
+        assert (found[name].state, found[name].seen) == ("failure", f"{closed}/runs: Permission denied")
+        assert found[name].mend.startswith("name a folder that you can write")
+    assert found["writing to sample store"].state == found["TensorBoard"].state == "ok"
+    assert found["vLLM and transformers"] == Check(
+        "vLLM and transformers",
+        "failure",
+        f"{closed}/policy: Permission denied",
+        "give --policy a folder that you can read",
+    )
+    found = {check.name: check for check in doctor.examine(tmp_path, closed / "store", tmp_path / "no", False)}
+    assert found["file system's clock"].seen == f"{closed}/store: Permission denied"
+    assert found["file system's clock"].mend.startswith("name a folder that you can write")

@@ -23,9 +23,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from stepneg.callbacks.export import settle, write
 
 from stepneg import lock
+from stepneg.callbacks.export import settle, write
 from stepneg.checkpoints import CheckedCheckpoints
 from stepneg.cli import main
 from stepneg.credit.pairs import Trace

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from stepneg.callbacks import first_hop
-from stepneg.callbacks.first_hop import FirstHop
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from stepneg.callbacks import first_hop
+from stepneg.callbacks.first_hop import FirstHop
 from stepneg.errors import InputError
 from stepneg.initialise import init
 from stepneg.objectives import CrossEntropy

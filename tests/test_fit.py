@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from stepneg.callbacks.throughput import Throughput
 from stepneg.cli import main
 from stepneg.data.prepared import ResumableLoader
 from stepneg.data.rows import SeededOrder
@@ -132,6 +134,36 @@ def test_a_fit_that_breaks_off_goes_on_behind_its_last_epoch(tmp_path, config, i
     main(command)
     first, second = (load_file(run / "last" / "model.safetensors") for run in (whole, parts))
     assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_a_resumed_fit_knows_the_seconds_of_all_its_processes(monkeypatch):
+    clock: Counter[str] = Counter(sampling=50.0)  # of a run before it in the same process
+    monkeypatch.setattr("stepneg.callbacks.throughput.SECONDS", clock)
+    first = Throughput()
+    clock.update(sampling=3 * 3600.0, grading=60.0)
+    first.spent["training"] += 100.0
+    state = first.state_dict()
+    assert state == first.state_dict()
+    assert state["spent"] == {"training": 100.0, "sampling": 3 * 3600.0, "grading": 60.0}
+    clock.clear()  # another process
+    resumed = Throughput()
+    clock["sampling"] += 5.0  # Lightning makes the data before it reads a checkpoint's callbacks
+    resumed.load_state_dict(state)
+    clock["grading"] += 2.0
+    resumed.spent["training"] += 1.0
+    whole = {"training": 101.0, "sampling": 3 * 3600.0 + 5.0, "grading": 62.0}
+    assert resumed.shares() == resumed.state_dict()["spent"] == whole
+    following = Throughput()  # the next run of a chain
+    clock["sampling"] += 7.0
+    assert following.shares() == {"training": 0, "sampling": 7.0, "grading": 0.0}
+
+
+def test_a_checkpoint_that_knows_only_training_is_read(monkeypatch):
+    monkeypatch.setattr("stepneg.callbacks.throughput.SECONDS", clock := Counter[str]())
+    resumed = Throughput()
+    resumed.load_state_dict({"tokens": 7, "spent": {"training": 3.0}})
+    clock["sampling"] += 5.0
+    assert (resumed.tokens, resumed.shares()) == (7, {"training": 3.0, "sampling": 5.0, "grading": 0})
 
 
 def test_a_fit_killed_before_its_export_exports(tmp_path, config):
@@ -282,3 +314,24 @@ def test_a_checkpoint_is_written_a_step_before_an_evaluation(interval, epochs, w
     options = [f"--trainer.val_check_interval={interval}", f"--trainer.check_val_every_n_epoch={epochs or 'null'}"]
     main(["fit", config, "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path / 'run'}", *options])
     assert [done for done in found if done < 5] == written
+
+
+@pytest.mark.parametrize(
+    "limits", [["--trainer.max_time=00:00:01:00"], ["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"],
+               ["--trainer.max_epochs=-1"]]
+)  # fmt: skip
+def test_a_fit_without_a_last_step_is_refused_before_its_data_are_made(tmp_path, config, limits, capsys):
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", config, *limits, f"--trainer.default_root_dir={run}"])
+    assert stop.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stepneg: error: ")]
+    assert "give trainer.max_epochs or trainer.max_steps" in line
+    assert not (run / "data").exists()
+
+
+@pytest.mark.parametrize("limit", ["--trainer.max_steps=2", "--trainer.fast_dev_run=true"])
+def test_a_time_limit_may_stand_beside_one_of_steps(tmp_path, config, limit):
+    run = tmp_path / "run"
+    main(["fit", config, "--trainer.max_time=00:01:00:00", limit, f"--trainer.default_root_dir={run}"])
+    assert list((run / "data").glob("*.jsonl"))

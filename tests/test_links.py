@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from stepneg.callbacks.export import export
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stepneg.analysis.report import report
+from stepneg.callbacks.export import export
 from stepneg.initialise import init
 from stepneg.links import remove
 from stepneg.pipeline import forget_other

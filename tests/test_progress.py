@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from stepneg.callbacks.progress import FitProgress
 
 from stepneg import progress
+from stepneg.callbacks.progress import FitProgress
 from stepneg.cli import main
 from stepneg.pipeline import Stage, cells, pipeline, time_left
 from stepneg.progress import Bar, duration

@@ -5,8 +5,8 @@ from textwrap import shorten
 
 from matplotlib.figure import Figure
 
-from stepneg.credit.pairs import Trace
-from stepneg.credit.values import Count, advantages, first_pit, step_values
+from stepneg.credit.pairs import Trace, find_pit
+from stepneg.credit.values import Count, advantages, step_values
 from stepneg.escaping import markdown, visible
 
 
@@ -32,13 +32,7 @@ def step_texts(texts: Sequence[str], values: Sequence[float], pit: int | None) -
     return "\n".join(lines)
 
 
-def plot_values(
-    texts: Sequence[str],
-    values: Sequence[float],
-    pit: int | None,
-    title: str,
-    what: str = "step value Q (share of right continuations)",
-) -> Figure:
+def plot_values(texts: Sequence[str], values: Sequence[float], pit: int | None, title: str, what: str) -> Figure:
     """Q_i over the steps, the pit marked; steps beyond the valued ones are listed without a value."""
     figure = Figure(figsize=(8, 1.2 + 0.42 * (len(texts) + 1)), layout="constrained")
     axes = figure.subplots()
@@ -56,19 +50,25 @@ def plot_values(
     return figure
 
 
-def describe(trace: Trace, texts: Sequence[str], k: int, searched: bool = False) -> tuple[str, Figure]:
+def describe(
+    trace: Trace, texts: Sequence[str], k: int, tolerance: float = 0.0, searched: bool = False
+) -> tuple[str, Figure]:
     """The text and the picture of a valued trace.
 
     Args:
         trace: with its counts.
         texts: its steps, decoded.
         k: of best-of-k values.
+        tolerance: how far below the problem's own value a pit must lie.
         searched: the counts are of a search for the pit (:mod:`stepneg.credit.search`), which stops at the first right
             rollout: they say where the pit is, and no values.
     """
     values = step_values(trace.counts, k)
-    pit, title = first_pit(values), f"A wrong solution of {trace.problem_id}"
+    found = find_pit(trace, k, tolerance)  # as the pairs of the data find it
+    pit, title = found if isinstance(found, int) else None, f"A wrong solution of {trace.problem_id}"
     if not searched:
-        return step_texts(texts, values, pit), plot_values(texts, values, pit, title)
+        of = "share of right continuations" if k == 1 else f"chance that one of {k} continuations is right"
+        what = f"step value Q ({of})"
+        return step_texts(texts, values, pit), plot_values(texts, values, pit, title, what)
     what = "share of right rollouts that the search saw (no values)"
     return search_texts(texts, trace.counts, pit), plot_values(texts, values, pit, title, what)

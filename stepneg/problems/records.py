@@ -65,6 +65,11 @@ class Record:
             return str(value)
         return self.text(key)
 
+    def fact(self, key: str) -> str | int:
+        """The text or number under ``key``; a whole number stays one, so that a table can order by it."""
+        value = self.values.get(key)
+        return value if type(value) is int else self.text_or_number(key)
+
     def token_ids(self, key: str, size: int) -> tuple[int, ...]:
         """The token ids under ``key``, of a vocabulary of ``size``.
 

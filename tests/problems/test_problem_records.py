@@ -11,10 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from stepneg.errors import InputError
+from stepneg.evaluation import evaluate
+from stepneg.policy_folder import load_tokenizer
+from stepneg.problems import Problem
 from stepneg.problems.gsm8k import GSM8K
 from stepneg.problems.jsonl import Jsonl
 from stepneg.problems.math import MATH
 from stepneg.problems.records import any_records
+from stepneg.sampling.engine import Decoding
+from stepneg.sampling.store import SampleStore
+from tests.sampling.fake import FakeEngine
 
 GOOD = {"question": "How many?", "answer": "72"}
 
@@ -85,6 +91,23 @@ def test_missing_file_folder_and_empty_file(tmp_path: Path) -> None:
     assert "holds no rows" in message(Jsonl(write(tmp_path / "blank.jsonl", "", "  ")))
 
 
+@pytest.mark.parametrize("answer", ["6 / 2 = 3\nso 3\n#### 3", "So\nit is $\\boxed{3}$.", "#### 3\nas said"])
+def test_a_worked_solution_is_no_bare_answer(tmp_path: Path, answer: str) -> None:
+    path = write(tmp_path / "rows.jsonl", json.dumps(GOOD), json.dumps(GOOD | {"answer": answer}))
+    text = message(Jsonl(path))
+    assert text.startswith(f"{path}, line 2: key 'answer' holds a worked solution; give the bare final answer")
+    assert "stepneg.problems.gsm8k.GSM8K" in text
+    assert "stepneg.problems.math.MATH" in text
+
+
+@pytest.mark.parametrize(
+    "answer", ["72", "#### 72", "#### 72\n", "$\\boxed{3}$", "a\nb", "\\begin{cases}\n1\n\\end{cases}"]
+)
+def test_an_answer_stays_as_it_is(tmp_path: Path, answer: str) -> None:
+    (problem,) = Jsonl(write(tmp_path / "rows.jsonl", json.dumps(GOOD | {"answer": answer}))).load()
+    assert problem == Problem("rows/0", "How many?", answer)
+
+
 def test_limit_stops_before_what_follows(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", json.dumps(GOOD), json.dumps(GOOD), "broken")
     assert len(Jsonl(path, limit=2).load()) == 2
@@ -102,6 +125,28 @@ def test_jsonl_fields_and_ids(tmp_path: Path) -> None:
     assert (second.id, second.answer) == ("mine/1", "18")
     assert Jsonl(path, "q", "a").load()[0].solution is None
     assert "key 'steps' is missing" in message(Jsonl(path, "q", "a", "steps"))
+    assert [p.id for p in Jsonl(path, "q", "a", split="test").load()] == ["mine/test/0", "mine/test/1"]
+
+
+def test_facts_come_with_the_problems(tmp_path: Path) -> None:
+    row = GOOD | {"level": 3, "subject": "Algebra", "share": 0.5, "of": None, "odd": True, "list": [1]}
+    path = write(tmp_path / "mine.jsonl", json.dumps(row))
+    (problem,) = Jsonl(path, meta_keys=("subject", "level", "share")).load()
+    assert problem.meta == {"subject": "Algebra", "level": 3, "share": "0.5"}
+    assert "line 1: key 'type' is missing (there are question," in message(Jsonl(path, meta_keys=("level", "type")))
+    for key, kind in (("of", "NoneType"), ("odd", "bool"), ("list", "list")):
+        assert f"key '{key}' holds {kind}" in message(Jsonl(path, meta_keys=(key,)))
+
+
+def test_an_evaluation_is_broken_down_by_the_facts(tmp_path: Path, tiny: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", *(json.dumps(GOOD | {"question": f"{n}?", "level": n % 2}) for n in range(4)))
+    problems, tokenizer = Jsonl(path, meta_keys=("level",)).load(), load_tokenizer(tiny)
+    store = SampleStore(tmp_path / "samples")
+    found = evaluate(FakeEngine(), store, tiny, tokenizer, problems, "{question}\n", "number", 1, Decoding(), 0)
+    found.write(tmp_path / "evaluation.json")
+    rows = (tmp_path / "evaluation.jsonl").read_text().splitlines()
+    assert [json.loads(row)["meta"] for row in rows] == [{"level": 0}, {"level": 1}] * 2
+    assert [(row["by"], row["value"], row["problems"]) for row in found.breakdown] == [("level", 0, 2), ("level", 1, 2)]
 
 
 @pytest.mark.parametrize("answer", ["no mark", "worked\n####", "worked\n#### $", ""])
@@ -145,6 +190,10 @@ def test_hub_names_go_to_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert message(GSM8K("test", source)).startswith(f"{source}, test row 1: key 'answer' has no")
     assert message(GSM8K("train", source)).startswith(f"{source}, split train: cannot be loaded")
     assert "cannot be loaded" in message(GSM8K("test", "hub:owner/other"))
+    assert message(Jsonl(source, split="test")).startswith(
+        f"{source}, test row 0: key 'answer' holds a worked solution"
+    )
+    assert Jsonl(source, answer_key="question", split="test", limit=1).load()[0].id == "name:main/test/0"
     assert "write hub:owner/name[:config]" in message(GSM8K("test", "hub:"))
 
 
@@ -163,6 +212,10 @@ def test_parquet_and_folders_of_datasets_hold_problems_too(tmp_path: Path) -> No
         found = Jsonl(tmp_path / name).load()
         assert [{"question": p.question, "answer": p.answer} for p in found] == rows
     assert len(list(any_records(tmp_path / "splits", "test"))) == 1
+    for name in ("splits", "hub"):
+        assert [p.id for p in Jsonl(tmp_path / name, split="test").load()] == [f"{name}/test/0"]
+        assert [p.id for p in Jsonl(tmp_path / name, limit=1).load()] == [f"{name}/0"]
+    assert "of split validation" in message(Jsonl(tmp_path / "hub", split="validation"))
 
 
 def test_a_bad_row_of_a_table_is_named(tmp_path: Path) -> None:
