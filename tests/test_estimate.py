@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from stepneg.calibration import Calibration, Trained
+from stepneg.calibration import Calibration, Trained, Unknown, schedule_of
 from stepneg.chains import chain_parser, folder_of, stages_of
 from stepneg.cli import main
 from stepneg.costs import (
@@ -275,14 +275,29 @@ def test_problems_and_steps_are_checked() -> None:
         estimates(ROOT, [], [], problems=0, steps=3)
 
 
+def calibrated(folder: Path, args: dict[str, Any], **of_evaluation: int) -> Calibration:
+    """Of one problem and step of a chain of one fit and test."""
+    file = chain(folder, ["sft"], **of_evaluation)
+    config = chain_parser("estimate", None).parse_args(["--config", str(file), "--args", json.dumps(args)])
+    jobs = jobs_of(folder_of(config), stages_of(config), cells(config.root, [0]))
+    return Calibration(jobs, problems=1, steps=1, home=folder / "calibration")
+
+
+@pytest.mark.parametrize(
+    "limits", [{"trainer.max_epochs": -1}, {"trainer.max_epochs": None, "trainer.max_time": "1:0:0:0"}]
+)
+def test_a_fit_that_time_alone_limits_is_unknown(limits: dict[str, Any], tmp_path: Path) -> None:
+    calibration = calibrated(tmp_path, limits)
+    options = calibration.options(calibration.jobs[0])
+    with pytest.raises(Unknown, match=r"neither trainer.max_epochs nor"):
+        schedule_of(options.trainer, options.data)
+
+
 @pytest.mark.parametrize(("verb", "free"), [("fit", 2), ("test", 0)])
 def test_solutions_for_the_divergence_are_counted(verb: str, free: int, tiny: Path, tmp_path: Path) -> None:
     """Of 12 problems 4 are drawn for, and in a validation 2 of these for the divergence, which takes 6 of the 12."""
-    file = chain(tmp_path, ["sft"], kl_samples=6)
-    config = chain_parser("estimate", None).parse_args(["--config", str(file)])
-    jobs = jobs_of(folder_of(config), stages_of(config), cells(config.root, [0]))
-    (job,) = (job for job in jobs if job.verb == verb)
-    calibration = Calibration(jobs, problems=1, steps=1, home=tmp_path / "calibration")
+    calibration = calibrated(tmp_path, {}, kl_samples=6)
+    (job,) = (job for job in calibration.jobs if job.verb == verb)
     calibration.trained = Trained(tiny, tiny, L.Trainer(), 1e6, 0.0, shape_of(tiny), 0, 0, 1)
     callback = evaluation_of(calibration.options(job).trainer)
     assert callback is not None

@@ -129,7 +129,8 @@ def prompts_of(settings: Mapping[str, Any], questions: Sequence[str]) -> tuple[l
 
 def sample(number: int, row: Mapping[str, Any], prompt: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A line of the samples file."""
-    doc = {"id": row["problem_id"], "question": row["question"], "answer": row["answer"], **row["meta"]}
+    known = {"id": row["problem_id"], "question": row["question"], "answer": row["answer"]}
+    doc = known | row["meta"] | known  # a fact may have a name of these
     texts = {"doc": json.dumps(doc, indent=2, ensure_ascii=False), "prompt": prompt, "target": row["answer"]}
     return {
         "doc_id": number,

@@ -13,6 +13,7 @@ import pytest
 from stepneg.cli import main
 from stepneg.data.rows import encode_prompt, encode_response
 from stepneg.evaluation import evaluate, settings_of
+from stepneg.formats import harness
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems.arithmetic import Arithmetic
 from stepneg.sampling.engine import Completion, Decoding, Request
@@ -161,6 +162,14 @@ def test_samples_without_text_are_named(tmp_path, capsys):
         main(["grade", str(file), "--dataset=gsm8k", f"--output={tmp_path / 'graded.jsonl'}"])
     assert "samples_mc.jsonl, line 1: resps holds no generated text" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_fact_of_a_problem_takes_no_other_place():
+    row = {"problem_id": "a", "question": "q", "answer": "1", "greedy": "1", "extracted": "1", "correct": True}
+    settings = {"max_tokens": 3}
+    doc = harness.sample(0, row | {"meta": {"id": 7, "answer": "2", "level": 3}}, "q", settings)["doc"]
+    assert doc == {"id": "a", "question": "q", "answer": "1", "level": 3}
+    assert list(doc)[:3] == ["id", "question", "answer"]
 
 
 def test_an_evaluation_of_before_is_named(evaluated, tmp_path, capsys):
