@@ -160,7 +160,8 @@ def assert_drawn_once(store: Path) -> None:
         assert set(drawn.values()) <= {1}
 
 
-@pytest.mark.parametrize("first", [2, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [0, 2])
 def test_killed_runs_end_in_the_same_table(first, done, tmp_path):
     """kill -9 in sampling, in step values, in training and in between; started again, the table is the same."""
     methods = ["base", "sft", "step_dpo"]

@@ -149,7 +149,10 @@ def test_a_run_resumes_from_the_parts_of_a_checkpoint(tiny, tmp_path):
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("rank", "sign"), [pytest.param(0, 0, marks=pytest.mark.slow), (1, 0), (1, signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("rank", "sign"),
+    [pytest.param(0, 0, marks=pytest.mark.slow), pytest.param(1, 0, marks=pytest.mark.slow), (1, signal.SIGKILL)],
+)
 def test_a_rank_that_dies_ends_the_job(rank, sign, tiny, tmp_path):
     """Under Lightning's own launcher; in seconds, not when a collective times out."""
     strategy = "fsdp2" if sign else "ddp"
