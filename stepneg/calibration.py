@@ -29,7 +29,7 @@ from stepneg.policy_folder import load_tokenizer
 from stepneg.resolved import Resolver, evaluation_of, resolver, start_of
 from stepneg.sampling.vllm_engine import VLLMEngine
 from stepneg.timing import SECONDS
-from stepneg.training import StepnegCLI, cli
+from stepneg.training import StepnegCLI, cli, launching
 
 EVALUATED = 4  # problems of a calibrated evaluation for each one of calibrated data: the engine shall be busy
 
@@ -65,6 +65,20 @@ class Trained:
     steps: int
 
 
+def devices_of(trainer: jsonargparse.Namespace) -> int:
+    """How many devices train, on all nodes."""
+    devices = trainer.devices
+    if isinstance(devices, str) and "," in devices:
+        devices = [word for word in devices.split(",") if word.strip()]
+    if isinstance(devices, list):
+        devices = len(devices)
+    elif str(devices).isdecimal() and int(devices):
+        devices = int(devices)
+    else:  # auto, -1
+        devices = max(1, torch.cuda.device_count())
+    return int(devices * trainer.num_nodes)
+
+
 def schedule_of(trainer: jsonargparse.Namespace, data: Prepared) -> Schedule:
     """How Lightning limits a fit with these options.
 
@@ -73,11 +87,6 @@ def schedule_of(trainer: jsonargparse.Namespace, data: Prepared) -> Schedule:
     """
     if trainer.check_val_every_n_epoch is None:
         raise Unknown("trainer.check_val_every_n_epoch is null; validations are estimated by epochs")
-    devices = trainer.devices
-    if isinstance(devices, list):
-        devices = len(devices)
-    elif not isinstance(devices, int) or devices < 1:  # auto, all
-        devices = max(1, torch.cuda.device_count())
     epochs = trainer.max_epochs
     if epochs is None:  # Lightning's own default
         epochs = 1000 if trainer.max_steps == -1 and trainer.max_time is None else -1
@@ -87,7 +96,7 @@ def schedule_of(trainer: jsonargparse.Namespace, data: Prepared) -> Schedule:
     interval = trainer.val_check_interval
     return Schedule(
         data.batch_size,
-        devices * trainer.num_nodes,
+        devices_of(trainer),
         trainer.accumulate_grad_batches,
         epochs,
         trainer.max_steps,
@@ -157,9 +166,11 @@ class Calibration:
 
         own = {"trainer.default_root_dir": root, "trainer.max_steps": self.steps, "trainer.limit_val_batches": 0}
         own |= {"trainer.num_sanity_val_steps": 0, "trainer.enable_progress_bar": "false"}
+        own |= {"trainer.devices": 1, "trainer.num_nodes": 1}
         argv = ["fit", *draw_options(ready[0].argv), *(f"--{key}={value}" for key, value in own.items())]
         before, started = SECONDS.copy(), time.monotonic()
-        done = cli(argv, Small)
+        with launching(argv):
+            done = cli(argv, Small)
         total = time.monotonic() - started
         data, trainer = done.datamodule, done.trainer
         assert isinstance(data, Prepared)
@@ -300,6 +311,11 @@ class Calibration:
         except (InputError, OSError) as error:
             raise Unknown(" ".join(str(error).split())) from error
 
+    def speed(self, job: Job) -> float:
+        """Tokens a second that all devices of a job together train on, each as fast as the one that was measured."""
+        given = self.options(job)
+        return self.trained.tokens_per_second * devices_of(given.trainer)
+
     def fit(self, job: Job) -> tuple[int, Any]:
         """Examples and course of a fit."""
         given, sample = self.options(job), self.data(job)
@@ -318,7 +334,7 @@ class Calibration:
             few = spread(data.validation.load(), self.problems)
             examples = other.teacher_examples(few, load_tokenizer(other.policy, other.template))
             tokens = trained_tokens(examples) / max(len(few), 1) * self.count(data.validation)
-            self.passes[id(data)] = FORWARD * tokens / self.trained.tokens_per_second
+            self.passes[id(data)] = FORWARD * tokens / self.speed(job)
         return self.passes[id(data)]
 
     def cost(self, job: Job, served: dict[VLLMEngine, str]) -> Cost:
@@ -357,7 +373,7 @@ class Calibration:
         share = fit.examples / max(len(examples), 1)
         tokens = share * trained_tokens(examples)
         length = trained_tokens(examples) / max(sum(map(len, examples)), 1)
-        seconds = share * computed_tokens(examples, given.data.packed) / self.trained.tokens_per_second
+        seconds = share * computed_tokens(examples, given.data.packed) / self.speed(job)
         total += Cost(
             trained_tokens=tokens,
             flops=training_flops(self.trained.shape, tokens, length),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from stepneg.calibration import Calibration, Unknown
+from stepneg.calibration import Calibration, Unknown, devices_of
 from stepneg.costs import HEADINGS, Cost, in_time, in_words
 from stepneg.errors import InputError
 from stepneg.jobs import Job, jobs_of
@@ -86,6 +86,9 @@ def notes(calibration: Calibration, seconds: float) -> list[str]:
         like = calibration.stand_in(made)
         which = f"that of those {trained.steps} steps" if like == trained.policy else str(like)
         lines.append(f"Assumed: policies that the chain makes sample like {which}. Better ones leave fewer negatives.")
+    fits = (job for job in calibration.jobs if job.verb == "fit" and not job.done)
+    if (most := max((devices_of(calibration.options(job).trainer) for job in fits), default=1)) > 1:
+        lines.append(f"Assumed: {most} devices train {most} times as fast as the one that was measured.")
     return [
         *lines,
         "Data tokens count as in the report; drawn ones leave out what an earlier run of the chain will have drawn.",

@@ -10,10 +10,11 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonargparse import Namespace
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from stepneg.calibration import Calibration, Trained, Unknown, schedule_of
+from stepneg.calibration import Calibration, Trained, Unknown, devices_of, schedule_of
 from stepneg.chains import chain_parser, folder_of, stages_of
 from stepneg.cli import main
 from stepneg.costs import (
@@ -291,6 +292,27 @@ def test_a_fit_that_time_alone_limits_is_unknown(limits: dict[str, Any], tmp_pat
     options = calibration.options(calibration.jobs[0])
     with pytest.raises(Unknown, match=r"neither trainer.max_epochs nor"):
         schedule_of(options.trainer, options.data)
+
+
+@pytest.mark.parametrize(
+    ("devices", "nodes", "number"),
+    [(1, 1, 1), (8, 2, 16), ("4", 1, 4), ("0,2", 3, 6), ("1,", 1, 1), ([0, 2, 5], 1, 3), ("auto", 2, 2), (-1, 1, 1)],
+)
+def test_devices_are_counted_as_lightning_does(devices: Any, nodes: int, number: int) -> None:
+    """Those of this machine, where all are asked for, are one CPU or its GPUs."""
+    gpus = max(1, torch.cuda.device_count()) if devices in ("auto", -1) else 1
+    assert devices_of(Namespace(devices=devices, num_nodes=nodes)) == number * gpus
+
+
+def test_two_devices_train_twice_as_fast(tiny: Path, tmp_path: Path) -> None:
+    seconds = []
+    for devices in (1, 2):
+        args = {"trainer.devices": devices, "data.policy": str(tiny), "model.path": str(tiny)}
+        calibration = calibrated(tmp_path, args | {"trainer.limit_val_batches": 0, "data.batch_size": 8 // devices})
+        calibration.trained = Trained(tiny, tiny, L.Trainer(), 1e-3, 0.0, shape_of(tiny), 0, 0, 1)
+        calibration.measure(calibration.jobs[0])
+        seconds.append(calibration.cost(calibration.jobs[0], {}).seconds)
+    assert seconds[0] == pytest.approx(2 * seconds[1], rel=1e-3)
 
 
 @pytest.mark.parametrize(("verb", "free"), [("fit", 2), ("test", 0)])
