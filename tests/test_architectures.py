@@ -78,10 +78,8 @@ def test_every_family_is_fine_tuned_and_trained_on_pairs(family, tmp_path):
         )
 
 
-SAMPLED = ["qwen2", *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family != "qwen2")]
-
-
-@pytest.mark.parametrize("family", SAMPLED)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_sampled_by_vllm(family, tmp_path):
     """A base model learns to chat; vLLM's log-probs are held against transformers' when it loads the export."""
     base = make(tmp_path / "base", family, chat=True)

@@ -140,8 +140,8 @@ def test_adamw_keeps_two_moments_of_the_parameters_type(of, tmp_path):
 @pytest.mark.parametrize(
     "file", [MODELS[0], pytest.param(MODELS[2], marks=pytest.mark.slow)], ids=lambda file: file.stem
 )
-@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
-@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("precision", [pytest.param("bf16-true", marks=pytest.mark.slow), "bf16-mixed"])
+@pytest.mark.parametrize("checkpointing", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_peaks_of_a_step_of_a_7b_models_first_layers(file, precision, checkpointing, tmp_path):
     short = tmp_path / "config.json"
     short.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 2}))

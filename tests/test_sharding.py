@@ -174,6 +174,7 @@ def test_a_rank_that_dies_ends_the_job(rank, sign, tiny, tmp_path):
     assert not (tmp_path / "run" / "last").exists()
 
 
+@pytest.mark.slow
 def test_what_fails_on_one_rank_ends_the_others_with_its_message(tiny, tmp_path):
     """Data that cannot be made, and an evaluation that fails while the others wait; launched as a cluster would."""
     overlay = ["--config=configs/trainer/ddp.yaml", *CPU, "--trainer.devices=2"]

@@ -38,7 +38,7 @@ def sizes(task: str, study: str) -> list[tuple[Path, ...]]:
 
 
 @pytest.mark.parametrize("study", CHAINS)
-@pytest.mark.parametrize("task", ["arithmetic", "gsm8k", "math"])
+@pytest.mark.parametrize("task", ["arithmetic", "gsm8k", pytest.param("math", marks=pytest.mark.slow)])
 def test_sizes_of_a_study_differ_in_values_only(task, study):
     full, small = (lines(*configs) for configs in sizes(task, study))
     verbs = [[line[0] for line in of] for of in (full, small)]

@@ -21,6 +21,7 @@ ANSWERS = {p.id: p.answer for p in PROBLEMS}
 TEMPLATE = "{question}\n"
 
 
+@pytest.mark.slow
 def test_the_pit_is_where_rollouts_stop_succeeding(tmp_path: Path) -> None:
     rollouts = Rollouts(VLLMEngine(), tmp_path, samples=12, max_tokens=80, negatives=3, rollouts=20, pit_error=0.05)
     tokenizer = load_tokenizer(BASE)

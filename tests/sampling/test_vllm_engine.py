@@ -220,6 +220,7 @@ def test_more_requests_than_the_engine_holds_are_the_same_samples(prompts):
     assert [len(found) for found in many] == [60] * len(prompts)
 
 
+@pytest.mark.slow
 def test_a_call_left_halfway_does_not_answer_the_next(prompts):
     requests = [Request(p, 2, 9) for p in prompts]
     ENGINE.load(BASE)
@@ -241,6 +242,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_an_engine_does_not_outlive_its_parent():
     parent = subprocess.Popen([sys.executable, "-c", ORPHAN, str(BASE)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
