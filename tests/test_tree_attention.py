@@ -1,7 +1,10 @@
 """Packed forests against padded rows: the same log-probabilities and gradients, whatever the model."""
 
+import os
 import random
 import socket
+import time
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -264,13 +267,18 @@ class Loss(torch.nn.Module):
 def rank(number: int, port: int, folder: str) -> None:
     """One of two ranks: its half of the pairs, packed, under DDP."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=number, world_size=2)
+    limit = timedelta(seconds=60)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", limit, rank=number, world_size=2)
     _, tree = models("llama")
     loss = torch.nn.parallel.DistributedDataParallel(Loss(tree))
     loss(batched(pairs(0, 4)[:EVEN][number::2], 0, packed=True)).backward()
     if number == 0:
         torch.save([p.grad for p in tree.parameters()], f"{folder}/grads.pt")
-    torch.distributed.destroy_process_group()
+    # One that has all that it needs shall not go while the other waits for its last words, nor wait for what is left.
+    Path(folder, f"done-{number}").touch()
+    while len(list(Path(folder).glob("done-*"))) < 2:
+        time.sleep(0.01)
+    os._exit(0)
 
 
 EVEN = 6  # of the pairs of a seed
@@ -280,7 +288,11 @@ def test_two_ranks_have_the_gradients_of_one_process_on_padded_rows(tmp_path: Pa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(rank, (port, str(tmp_path)), nprocs=2)
+    ranks = torch.multiprocessing.spawn(rank, (port, str(tmp_path)), nprocs=2, join=False)
+    ended = [ranks.join(timeout=60) for _ in range(2)]  # each call waits for one of them
+    for process in ranks.processes:
+        process.kill()
+    assert ended[-1]
     plain, _ = models("llama")
     examples = pairs(0, 4)[:EVEN]
     assert len(examples) == EVEN
