@@ -91,7 +91,14 @@ def test_a_resumed_fit_ends_with_the_same_weights_bit_for_bit(tmp_path, config):
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 @pytest.mark.parametrize(
-    "batch", [0, pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow), 11]
+    "batch",
+    [
+        pytest.param(0, marks=pytest.mark.slow),
+        pytest.param(1, marks=pytest.mark.slow),
+        3,
+        pytest.param(8, marks=pytest.mark.slow),
+        11,
+    ],
 )
 def test_a_fit_stopped_by_a_signal_goes_on_from_that_very_step(tmp_path, config, number, batch):
     """Of 5 batches an epoch, accumulated by two: in the middle, while accumulating, at the end of an epoch."""

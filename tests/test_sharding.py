@@ -127,6 +127,7 @@ def test_losses_and_weights_are_those_of_one_process(ranks, tiny, untied, tmp_pa
         assert {value.dtype for value in load_file(root / "last" / "model.safetensors").values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_the_parts_of_a_checkpoint(tiny, tmp_path):
     config = config_for(tiny, tmp_path)
     steady = ["--model.schedule=constant_with_warmup", "--model.warmup=0"]
