@@ -13,6 +13,7 @@ from stepneg.links import remove
 from stepneg.policy import Policy
 from stepneg.policy_folder import load_tokenizer, stop_ids, write_record
 from stepneg.sharding import in_parts, whole_weights
+from stepneg.whole import beside, settle, take_place
 
 
 def export(model: PreTrainedModel, tokenizer_folder: Path, out: Path, template: str) -> None:
@@ -38,7 +39,7 @@ def write(
         InputError: it cannot be written there.
     """
     settle(out)
-    partial = out.with_name(f".{out.name}.partial")
+    partial, _ = beside(out)
     tokenizer = load_tokenizer(tokenizer_folder, template)
     stops = stop_ids(tokenizer_folder)
     if model.generation_config is not None and tokenizer.eos_token_id not in stops:  # a base model's learns to chat
@@ -50,21 +51,7 @@ def write(
     except (OSError, SafetensorError) as error:  # the latter tells of a full disk
         remove(partial)
         raise InputError(f"{out}: cannot be written: {error}; free or change the place and run this again") from error
-    if out.is_symlink():
-        out.unlink()
-    elif out.exists():
-        out.rename(out.with_name(f".{out.name}.old"))
-    partial.rename(out)
-    settle(out)
-
-
-def settle(out: Path) -> None:
-    """Remove what a killed :func:`write` left; killed while it changed the old policy for the new one, it had both."""
-    partial, old = (out.with_name(f".{out.name}.{what}") for what in ("partial", "old"))
-    if old.exists() and not out.exists():
-        partial.rename(out)
-    for left in (partial, old):
-        remove(left)
+    take_place(out)
 
 
 class Export(L.Callback):

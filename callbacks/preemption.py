@@ -16,6 +16,7 @@ class Preemption(L.Callback):
     """Writes ``last.ckpt`` behind each epoch, and on SIGUSR1 or SIGTERM behind the step, to end with 128 + signal.
 
     So it does one step before each evaluation, which may last longer than the training between two of them.
+
     Lightning's own handler saves wherever the signal finds the fit, within a step even, to an ``hpc_ckpt`` that
     ``--ckpt_path last`` does not look at and that any later run below the directory would restore. It leaves the signal
     alone where a handler is there. Outside of training nothing is to be saved, and the process ends at once; so it does

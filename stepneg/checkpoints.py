@@ -12,9 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
 
 from stepneg.errors import InputError
-from stepneg.links import remove
-from stepneg.pickles import check_index
-from stepneg.whole import whole
+from stepneg.whole import beside, settle, take_place, whole
 
 
 class Told(io.RawIOBase):
@@ -108,35 +106,13 @@ def keep_until_whole(strategy: Strategy) -> None:
         checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         place = Path(strategy.broadcast(filepath))
-        partial, old = besides(place)
+        partial, _ = beside(place)
         if strategy.is_global_zero:
             settle(place)
         strategy.barrier("before the parts of a checkpoint")
         write(checkpoint, partial, storage_options)
         strategy.barrier("behind the parts of a checkpoint")
         if strategy.is_global_zero:
-            if place.is_symlink() or place.exists():
-                place.rename(old)
-            partial.rename(place)
-            settle(place)
+            take_place(place)
 
     strategy.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
-
-
-def besides(checkpoint: Path) -> tuple[Path, Path]:
-    """The folders of a new checkpoint that is being written and of the old one that it is about to replace."""
-    return checkpoint.with_name(f".{checkpoint.name}.partial"), checkpoint.with_name(f".{checkpoint.name}.old")
-
-
-def settle(checkpoint: Path) -> None:
-    """Remove what a killed writer left beside a checkpoint; killed in the change from old to new, both were whole.
-
-    Raises:
-        InputError: the new one would execute code.
-    """
-    partial, old = besides(checkpoint)
-    if old.exists() and not checkpoint.exists():
-        check_index(partial)
-        partial.rename(checkpoint)
-    for left in (partial, old):
-        remove(left)

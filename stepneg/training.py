@@ -27,7 +27,7 @@ from stepneg.callbacks.export import Export
 from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.progress import FitProgress
 from stepneg.callbacks.throughput import Throughput
-from stepneg.checkpoints import CheckedCheckpoints, keep_until_whole, settle
+from stepneg.checkpoints import CheckedCheckpoints, keep_until_whole
 from stepneg.data.handover import ATTEMPT, attempt, once
 from stepneg.data.prepared import Prepared
 from stepneg.errors import InputError
@@ -37,7 +37,7 @@ from stepneg.pickles import check_index, plain_values_only, refused_in_a_line
 from stepneg.policy import Policy
 from stepneg.problems import ProblemSource
 from stepneg.record import content, devices, loaded, recorded, start
-from stepneg.whole import write_whole
+from stepneg.whole import settle, write_whole
 from stepneg.written import block, of_run
 
 # Beginnings of Lightning's messages on what is not asked of a run, by the module that logs them.
@@ -203,6 +203,7 @@ class StepnegCLI(LightningCLI):
             checkpoints = (c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
             for folder in {Path(c.dirpath) for c in checkpoints if c.dirpath}:
                 settle(folder / "last.ckpt")
+                check_index(folder / "last.ckpt")  # which may have been beside it until now
         if self.trainer.world_size == 1:
             return
         self.datamodule.trainer = self.trainer

@@ -1,4 +1,4 @@
-"""Files that readers see whole or not at all, whenever the writer is killed or its disk is full."""
+"""Files and folders that readers see whole or not at all, whenever the writer is killed or its disk is full."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from stepneg.links import unlinked
+from stepneg.links import remove, unlinked
 
 
 @contextmanager
@@ -50,3 +50,26 @@ def named(file: Path) -> Iterator[None]:
         if error.filename is not None:
             raise
         raise type(error)(error.errno, error.strerror or str(error), str(file)) from error
+
+
+def beside(folder: Path) -> tuple[Path, Path]:
+    """Where a new folder is written, and where the old one goes for the moment in which the new one takes its place."""
+    return folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+
+
+def settle(folder: Path) -> None:
+    """Remove what a killed writer left beside a folder; killed while it changed the old for the new, it had both."""
+    partial, old = beside(folder)
+    if old.exists() and not folder.exists():
+        partial.rename(folder)
+    for left in (partial, old):
+        remove(left)
+
+
+def take_place(folder: Path) -> None:
+    """Put the new folder, which is whole, in the place of the old one; of a link, but not of what it points to."""
+    partial, old = beside(folder)
+    if folder.is_symlink() or folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    settle(folder)

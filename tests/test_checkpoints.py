@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from lightning.pytorch.strategies import DDPStrategy
 
-from stepneg.checkpoints import besides, keep_until_whole, settle
-from stepneg.errors import InputError
+from stepneg.checkpoints import keep_until_whole
+from stepneg.cli import main
 from stepneg.sharding import FSDP2
+from stepneg.whole import beside, settle
+from tests.test_fit import FIT
 
 PARTS = ("meta.pt", "__0_0.distcp", "__1_0.distcp")
 
@@ -106,14 +108,21 @@ def test_killed_in_the_change_there_is_one_that_is_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_what_was_left_is_looked_at_before_it_counts(tmp_path: Path) -> None:
-    place = tmp_path / "last.ckpt"
-    partial, old = besides(place)
-    partial.mkdir()
+def test_what_was_left_is_looked_at_before_it_counts(
+    tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, ran = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "ran"
+    partial, old = beside(place)
+    partial.mkdir(parents=True)
     old.mkdir()
-    (partial / ".metadata").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(InputError, match="could run code"):
-        settle(place)
+    (partial / ".metadata").write_bytes(f"cos\nsystem\n(S'touch {ran}'\ntR.".encode())
+    config = tmp_path / "fit.yaml"
+    config.write_text(FIT.replace("POLICY", str(tiny)))
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", f"--config={config}", f"--trainer.default_root_dir={tmp_path / 'run'}", "--trainer.max_epochs=1"])
+    assert stop.value.code == 2
+    assert "could run code" in capsys.readouterr().err
+    assert not ran.exists()
 
 
 def test_a_checkpoint_of_one_file_is_left_to_its_writer() -> None:

@@ -15,6 +15,7 @@ from stepneg.policy_folder import load_tokenizer
 from stepneg.problems.arithmetic import Arithmetic
 from stepneg.sampling.store import Sampler, fingerprint_policy, prompt_key
 from tests.conftest import BASE, ROOT
+from tests.test_fit import FIT as SFT
 
 HELD_OUT = Arithmetic(split="validation", size=5)
 
@@ -105,17 +106,7 @@ root: HOME/chain
 stages:
 - name: sft
   config: [sft.yaml]
-"""
-SFT = """
-model: {objective: stepneg.objectives.CrossEntropy}
-data:
-  class_path: stepneg.data.solutions.TeacherSolutions
-  init_args:
-    policy: POLICY
-    batch_size: 2
-    problems: {class_path: stepneg.problems.arithmetic.Arithmetic, init_args: {size: 8}}
-    validation: {class_path: stepneg.problems.arithmetic.Arithmetic, init_args: {split: validation, size: 4}}
-trainer: {accelerator: cpu, strategy: ddp, devices: 2, max_epochs: 1, log_every_n_steps: 1, enable_progress_bar: false}
+  args: {trainer.strategy: ddp, trainer.devices: 2, trainer.max_epochs: 1}
 """
 
 
@@ -132,7 +123,7 @@ def test_each_run_of_a_chain_has_two_ranks(launcher, tiny, tmp_path):
     home = tmp_path / "chain" / "seed-0" / "sft"
     events = EventAccumulator(str(home / "tensorboard"))
     events.Reload()
-    assert len(events.Scalars("train/loss")) == 2  # of 8 problems each rank took 4, by two
+    assert len(events.Scalars("train/loss")) == 2  # each rank took 20 problems, 8 a batch, accumulated by two
     assert (home / "last" / "model.safetensors").is_file()
     verbs = ["fit"] if only else ["fit", "test"]
     assert done.stderr.count("GLOBAL_RANK: 1, MEMBER: 2/2") == len(verbs)

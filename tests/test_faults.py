@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from stepneg import lock
-from stepneg.callbacks.export import settle, write
+from stepneg.callbacks.export import write
 from stepneg.checkpoints import CheckedCheckpoints
 from stepneg.cli import main
 from stepneg.credit.pairs import Trace
@@ -40,7 +40,7 @@ from stepneg.policy import Policy, load_model
 from stepneg.sampling.engine import Completion
 from stepneg.sampling.store import Sampler, Writer, contents, fingerprint_policy, prompt_key, rows_of
 from stepneg.sampling.vllm_engine import EngineDied, Worker, limit_waiting
-from stepneg.whole import whole, write_whole
+from stepneg.whole import settle, whole, write_whole
 from tests.test_fit import FIT
 
 KEYS = [prompt_key((i,)) for i in range(3)]
