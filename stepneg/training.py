@@ -48,7 +48,7 @@ UNASKED = {
 
 
 # What is in the environment once this process has started other ranks, of them and of its threads beside them.
-NOTED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS", ATTEMPT)
+NOTED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "OMP_NUM_THREADS", ATTEMPT)
 
 
 def quiet() -> None:

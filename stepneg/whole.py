@@ -60,7 +60,7 @@ def beside(folder: Path) -> tuple[Path, Path]:
 def settle(folder: Path) -> None:
     """Remove what a killed writer left beside a folder; killed while it changed the old for the new, it had both."""
     partial, old = beside(folder)
-    if old.exists() and not folder.exists():
+    if old.exists() and partial.exists() and not folder.exists():
         partial.rename(folder)
     for left in (partial, old):
         remove(left)

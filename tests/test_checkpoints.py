@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from stepneg.checkpoints import keep_until_whole
 from stepneg.cli import main
+from stepneg.pipeline import forget_other
 from stepneg.sharding import FSDP2
 from stepneg.whole import beside, settle
 from tests.test_fit import FIT
@@ -106,6 +107,26 @@ def test_killed_in_the_change_there_is_one_that_is_whole(
     settle(place)
     assert held(place) == dict.fromkeys(PARTS, "old" if renames == 0 else "new")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_settings_that_change_leave_nothing_of_a_checkpoint_behind(tmp_path: Path) -> None:
+    """Killed in the change of one checkpoint for another."""
+    place = tmp_path / "checkpoints" / "last.ckpt"
+    for folder in beside(place):
+        folder.mkdir(parents=True)
+    (tmp_path / "fit.started").write_text("old settings")
+    forget_other(tmp_path, "fit", "new settings")
+    settle(place)
+    assert not list(place.parent.iterdir())
+
+
+def test_half_an_old_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
+    """Killed while the old one was removed; then the new one was, by hand."""
+    place = tmp_path / "last.ckpt"
+    _, old = beside(place)
+    old.mkdir()
+    settle(place)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_was_left_is_looked_at_before_it_counts(

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from stepneg.calibration import Calibration, Trained, Unknown, devices_of, schedule_of
+from stepneg.calibration import Calibration, Trained, Unknown, devices_of, named_devices, schedule_of
 from stepneg.chains import chain_parser, folder_of, stages_of
 from stepneg.cli import main
 from stepneg.costs import (
@@ -298,10 +298,26 @@ def test_a_fit_that_time_alone_limits_is_unknown(limits: dict[str, Any], tmp_pat
     ("devices", "nodes", "number"),
     [(1, 1, 1), (8, 2, 16), ("4", 1, 4), ("0,2", 3, 6), ("1,", 1, 1), ([0, 2, 5], 1, 3), ("auto", 2, 2), (-1, 1, 1)],
 )
-def test_devices_are_counted_as_lightning_does(devices: Any, nodes: int, number: int) -> None:
+def test_devices_are_counted(devices: Any, nodes: int, number: int) -> None:
     """Those of this machine, where all are asked for, are one CPU or its GPUs."""
     gpus = max(1, torch.cuda.device_count()) if devices in ("auto", -1) else 1
-    assert devices_of(Namespace(devices=devices, num_nodes=nodes)) == number * gpus
+    assert devices_of(Namespace(devices=devices, num_nodes=nodes, accelerator="auto")) == number * gpus
+
+
+def test_processors_are_counted_as_lightning_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever GPUs stand beside them."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    for devices in ("auto", 3, "2"):
+        found = devices_of(Namespace(devices=devices, num_nodes=1, accelerator="cpu"))
+        assert found == L.Trainer(accelerator="cpu", devices=devices, logger=False).num_devices
+    assert devices_of(Namespace(devices="auto", num_nodes=1, accelerator="gpu")) == 8
+
+
+@pytest.mark.parametrize(
+    ("devices", "named"), [(2, None), ("2", None), ("auto", None), ("6,7", [6, 7]), ("6,", [6]), ([6, 7], [6, 7])]
+)
+def test_devices_that_are_called_by_number(devices: Any, named: list[int] | None) -> None:
+    assert named_devices(Namespace(devices=devices)) == named
 
 
 def test_two_devices_train_twice_as_fast(tiny: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.throughput import Throughput
 from stepneg.cli import main
 from stepneg.data.prepared import ResumableLoader
@@ -309,7 +310,7 @@ def test_a_fit_that_ends_in_an_evaluation_goes_on_a_step_before_it(tmp_path, con
 
 @pytest.mark.parametrize(
     ("interval", "epochs", "written"),
-    [(1.0, 1, [4, 4]), (1.0, 2, [4]), (2, 1, [2, 2]), (4, None, [2, 2]), (3, None, [2, 2])],
+    [(1.0, 1, [4, 4]), (1.0, 2, [4]), (2, 1, []), (4, 1, [2, 2]), (4, None, [2, 2]), (3, None, [2, 2])],
 )
 def test_a_checkpoint_is_written_a_step_before_an_evaluation(interval, epochs, written, tmp_path, config, monkeypatch):
     """Two epochs of 5 batches, accumulated by two; the numbers are batches of an epoch that are done."""
@@ -321,6 +322,32 @@ def test_a_checkpoint_is_written_a_step_before_an_evaluation(interval, epochs, w
     options = [f"--trainer.val_check_interval={interval}", f"--trainer.check_val_every_n_epoch={epochs or 'null'}"]
     main(["fit", config, "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path / 'run'}", *options])
     assert [done for done in found if done < 5] == written
+
+
+@pytest.mark.parametrize("interval", [2, 4])
+def test_a_signal_costs_no_evaluation(interval, tmp_path, config, monkeypatch):
+    """It comes in the fourth batch of the second epoch, behind which the policy is evaluated."""
+
+    def receive(self: Preemption, number: int, frame: object = None) -> None:
+        if not self.training:
+            raise SystemExit(128 + number)  # pytest would end, too
+        self.received = number
+
+    monkeypatch.setattr(Preemption, "receive", receive)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    command = ["fit", config, "--trainer.max_epochs=2", f"--trainer.val_check_interval={interval}", "--ckpt_path=last"]
+    main([*command, f"--trainer.default_root_dir={whole}"])
+    command.append(f"--trainer.default_root_dir={parts}")
+    told = {"class_path": "tests.stop.SignalAtBatch", "init_args": {"batch": 8, "number": int(signal.SIGUSR1)}}
+    with pytest.raises(SystemExit):
+        main([*command, f"--trainer.callbacks+={json.dumps(told)}"])
+    loop = torch.load(parts / "checkpoints" / "last.ckpt", weights_only=False)["loops"]["fit_loop"]
+    done = loop["epoch_loop.batch_progress"]["current"]["processed"]
+    assert (loop["epoch_progress"]["current"]["completed"], done) == ((1, 2) if interval == 4 else (0, 5))
+    main(command)
+    assert scalars(parts, "validation/nll") == scalars(whole, "validation/nll")
+    first, second = (load_file(run / "last" / "model.safetensors") for run in (whole, parts))
+    assert all((first[name] == second[name]).all() for name in first)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a run directory tells, and ``stepneg rerun``: the run again from its directory alone, moved, its files gone."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from stepneg.analysis.repeated import compare, compare_files
 from stepneg.cli import main
 from stepneg.record import attempts, chain, content, inputs, start
+from stepneg.rerun import working_in
 from stepneg.sampling.engine import Completion
 from stepneg.sampling.store import Writer
 from tests.test_cli import fails
@@ -347,6 +349,73 @@ def test_a_chain_whose_problems_are_a_folder_is_repeated(named: str, tmp_path: P
     assert "everything is the same" in said
     file.rename(file.with_name("b.jsonl"))
     assert f"{tmp_path}/gsm8k has changed since" in fails(capsys, "rerun", "run", "--root=other")
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch) -> dict:
+    """A chain of two fresh policies, the first from problems that a constant leads to."""
+    (tmp_path / "data").mkdir()
+    lines = "".join(f'{{"question": "What is {i} and {i}?", "answer": {2 * i}}}\n' for i in range(99))
+    (tmp_path / "data/some.jsonl").write_text(lines)
+    shutil.copy(tmp_path / "data/some.jsonl", tmp_path / "problems.jsonl")
+    (tmp_path / "init.yaml").write_text(INIT)
+    monkeypatch.chdir(tmp_path)
+    stages = [{"name": name, "config": ["init.yaml"], "verbs": ["init"], "args": {}} for name in "ab"]
+    stages[0]["args"] = {"problems.init_args.path": "{here}/some.jsonl"}
+    return {"root": "run", "constants": {"here": "data"}, "stages": stages}
+
+
+def pipeline(chain: dict, *more: str) -> None:
+    Path("chain.yaml").write_text(yaml.safe_dump(chain))
+    main(["pipeline", "--config", "chain.yaml", *more])
+
+
+def test_an_input_may_be_named_with_the_help_of_a_constant(small: dict, capsys) -> None:
+    pipeline(small)
+    capsys.readouterr()
+    main(["rerun", "run"])
+    assert "everything is the same" in capsys.readouterr().out
+    Path("data/some.jsonl").unlink()
+    error = fails(capsys, "rerun", "run", "--root=other")
+    assert "the pipeline began from {here}/some.jsonl, and it is gone; looked for" in error
+    assert "data/some.jsonl" in error
+
+
+def test_one_job_of_a_chain_is_not_the_chain(small: dict, capsys) -> None:
+    pipeline(small, "--only=a:init")
+    assert "the last, pipeline: one job, a:init; run it to its end first" in fails(capsys, "rerun", "run")
+    pipeline(small)
+    pipeline(small, "--only=b:init")
+    main(["rerun", "run"])
+    said = capsys.readouterr().out
+    assert all(f"| seed-0/{name}/last/model.safetensors | equal | ✓ |" in said for name in "ab")
+
+
+def test_what_a_later_chain_has_overwritten_is_not_compared(small: dict, capsys) -> None:
+    """It failed in its second stage."""
+    pipeline(small)
+    small["stages"][0]["args"]["vocabulary"] = 300
+    small["stages"][1]["args"]["problems.init_args.path"] = "nowhere.jsonl"
+    Path("chain.yaml").write_text(yaml.safe_dump(small))
+    fails(capsys, "pipeline", "--config", "chain.yaml")
+    error = fails(capsys, "rerun", "run")
+    assert "run/seed-0/a/init: was run again with other settings, by a chain that has not ended well" in error
+    assert not Path("run-rerun").exists()
+
+
+def test_ranks_that_are_started_from_elsewhere_find_the_same_program(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "of_the_users_own.py").touch()
+    (tmp_path / "mine/another.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["bin/stepneg", "rerun"])
+    monkeypatch.syspath_prepend(str(tmp_path))  # as python -m has it
+    monkeypatch.setenv("PYTHONPATH", "mine")
+    with working_in(tmp_path / "there"):
+        assert os.path.abspath(sys.argv[0]) == str(tmp_path / "bin/stepneg")
+        subprocess.run([sys.executable, "-c", "import of_the_users_own, another"], check=True)
+    assert (sys.argv[0], os.environ["PYTHONPATH"], Path.cwd()) == ("bin/stepneg", "mine", tmp_path)
 
 
 def test_a_chain_is_copied_also_if_its_files_are_not_as_they_should_be(tmp_path: Path) -> None:

@@ -120,17 +120,23 @@ def folder_records(folder: Path, split: str) -> Iterator[Record]:
     """The rows of a folder as ``datasets`` writes or loads them: data files, or what ``save_to_disk`` left.
 
     Files of the split have it in their path as a word (``train-00000-of-00002.parquet``); where no file names a split,
-    all are of it.
+    all are of ``train``.
     """
     files = data_files(folder)
-    words = {file: set(re.split(r"[^a-z]+", str(file.relative_to(folder)).lower())) for file in files}
-    chosen = [file for file in files if split in words[file]]
-    if not chosen and not any({"train", "test", "validation"} & found for found in words.values()):
+    names = {file: str(file.relative_to(folder)).lower() for file in files}
+    chosen = [file for file in files if has_word(names[file], split.lower())]
+    others = any(has_word(name, word) for name in names.values() for word in ("test", "validation"))
+    if not chosen and split == "train" and not others:
         chosen = files
     if not chosen:
         raise InputError(f"{folder}: a directory without .parquet, .arrow or .jsonl file of split {split}; give a file")
     for file in chosen:
         yield from table_records(file) if file.suffix in TABLES else jsonl_records(file)
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether a word stands in a text with no letter or digit at its sides."""
+    return re.search(rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", text) is not None
 
 
 def data_files(folder: Path) -> list[Path]:

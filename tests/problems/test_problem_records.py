@@ -216,6 +216,15 @@ def test_parquet_and_folders_of_datasets_hold_problems_too(tmp_path: Path) -> No
         assert [p.id for p in Jsonl(tmp_path / name, split="test").load()] == [f"{name}/test/0"]
         assert [p.id for p in Jsonl(tmp_path / name, limit=1).load()] == [f"{name}/0"]
     assert "of split validation" in message(Jsonl(tmp_path / "hub", split="validation"))
+    assert "of split test" in message(Jsonl(tmp_path / "saved", split="test"))  # it has none, and all are of train
+
+
+def test_splits_of_any_name(tmp_path: Path) -> None:
+    for number, name in enumerate(("train_sft-00000-of-00001", "test_sft-00000-of-00001", "Part2", "part22")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": str(number), "answer": "1"}))
+    for number, split in enumerate(("train_sft", "test_sft", "part2", "Part22")):
+        assert [problem.question for problem in Jsonl(tmp_path, split=split).load()] == [str(number)]
+    assert "of split part" in message(Jsonl(tmp_path, split="part"))
 
 
 def test_a_bad_row_of_a_table_is_named(tmp_path: Path) -> None:
