@@ -45,9 +45,9 @@ def over_time(*_: object) -> None:
     raise OverTime
 
 
-def outcome(reader: Reader, rng: random.Random, folder: Path) -> tuple[str, str]:
-    """How one input ended, and what was said of it."""
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+def outcome(reader: Reader, rng: random.Random, folder: Path, seconds: float) -> tuple[str, str]:
+    """How one input ended within so many seconds of CPU, and what was said of it."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         reader(rng, folder)
         return "read", ""
@@ -91,7 +91,8 @@ def child(name: str, seed: int, start: int, end: int, progress: Path) -> None:
             folder = Path(home, "input")
             folder.mkdir()
             began = time.process_time()
-            how, said = outcome(reader, random.Random(f"{seed}/{name}/{number}"), folder)
+            rng, seconds = random.Random(f"{seed}/{name}/{number}"), SECONDS if number >= start + 20 else STUCK
+            how, said = outcome(reader, rng, folder, seconds)
             if number >= start + 20:
                 slowest = max(slowest, time.process_time() - began)
             counts[how] += 1

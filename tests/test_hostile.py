@@ -22,13 +22,12 @@ def test_fuzzed_input_is_read_or_refused(name: str, tmp_path: Path, monkeypatch:
     for number in range(FEW):
         folder = tmp_path / str(number)
         folder.mkdir()
-        how, said = outcome(READERS[name][1], random.Random(f"test/{name}/{number}"), folder)
+        how, said = outcome(READERS[name][1], random.Random(f"test/{name}/{number}"), folder, hostile.SECONDS)
         assert how in ("read", "refused"), (number, said)
     assert not Path("ran").exists()
 
 
-def test_what_is_not_handled_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostile, "SECONDS", 0.05)
+def test_what_is_not_handled_counts(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGPROF, over_time)
 
     def turn(*_: object) -> None:
@@ -44,7 +43,7 @@ def test_what_is_not_handled_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def fill(*_: object) -> None:
         raise MemoryError
 
-    found = [outcome(reader, random.Random(0), tmp_path)[0] for reader in (turn, refuse, mumble, fill, divide)]
+    found = [outcome(reader, random.Random(0), tmp_path, 0.05)[0] for reader in (turn, refuse, mumble, fill, divide)]
     signal.signal(signal.SIGPROF, before)
     assert found == ["over time", "refused", "crashed", "over memory", "crashed"]
 
