@@ -11,7 +11,7 @@ from stepneg.callbacks.export import export
 from stepneg.data.prepared import Prepared
 from stepneg.data.rows import Row, encode_prompt
 from stepneg.divergence import kl_estimate
-from stepneg.errors import InputError
+from stepneg.errors import InputError, at_least
 from stepneg.escaping import markdown
 from stepneg.evaluation import Evaluation, evaluate, settings_of
 from stepneg.grading import Form
@@ -66,7 +66,21 @@ class VLLMEvaluation(L.Callback):
         self.engine, self.store = engine, store
         self.sources = {"validation": validation, "test": test}
         self.form, self.k, self.seed, self.show, self.kl_samples = form, k, seed, show, kl_samples
-        self.sampled = Decoding(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+        self.temperature, self.top_p, self.max_tokens = temperature, top_p, max_tokens
+
+    @property
+    def sampled(self) -> Decoding:
+        """Sampling parameters of the samples."""
+        return Decoding(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse numbers out of their range before anything is trained.
+
+        Raises:
+            InputError: one is.
+        """
+        at_least(1, k=self.k, max_tokens=self.sampled.max_tokens)
+        at_least(0, show=self.show, kl_samples=self.kl_samples)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the current weights."""

@@ -14,6 +14,11 @@ PLACES = {
     errno.EROFS: "give a place that can be written",
     errno.EACCES: "give a place that you may read and write",
     errno.EPERM: "give a place that you may read and write",
+    errno.ENOENT: "give one that is there, or whose folder can be made",
+    errno.ENOTDIR: "what is above it is a file; give another place",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "its links lead in a circle; give another place",
     errno.EIO: "its disk or network fails; see dmesg",
     errno.ESTALE: "its network file system has lost it; run the same command again",
 }

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepneg import __version__
 from stepneg.data.rows import decode, encode_prompt
-from stepneg.errors import InputError
+from stepneg.errors import InputError, at_least
 from stepneg.escaping import markdown
 from stepneg.evaluation_files import write_evaluation
 from stepneg.fingerprint import fingerprint, fingerprint_policy
@@ -266,6 +266,7 @@ def evaluate_policy(
 
     Raises:
         InputError: the policy, the problems or an option cannot be used.
+        OSError: ``output`` cannot be written.
     """
     if isinstance(problems, str):
         if problems not in TEST_PROBLEMS:
@@ -279,9 +280,8 @@ def evaluate_policy(
         name, source, room = type(problems).__name__.lower(), problems, 512
         if form is None:
             raise InputError(f"form: not given, and {name} problems do not tell it; choose gsm8k, math or number")
-    max_tokens = max_tokens or room
-    if limit is not None and limit < 1:
-        raise InputError(f"limit: is {limit}; give at least 1, or leave it out for all problems")
+    at_least(1, k=k, **({} if limit is None else {"limit": limit}))
+    max_tokens = room if max_tokens is None else max_tokens
     chosen = source.load()[:limit]
     template = template or exported_template(policy) or "{question}\n"
     tokenizer = load_tokenizer(policy, template)
@@ -291,6 +291,7 @@ def evaluate_policy(
     home = (
         output or Path("runs/evaluations") / f"{policy.resolve().parent.name}-{policy.resolve().name}-{name}-{mark[:8]}"
     )
+    home.mkdir(parents=True, exist_ok=True)  # before anything is sampled
     result = evaluate(engine, SampleStore(store), policy, tokenizer, chosen, template, form, k, decoding, seed, marks)
     result.write(home / "evaluation.json", {"settings": settings})
     text = f"{result.markdown(k)}\n\nwritten to {home}"

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from stepneg.errors import InputError
+
 
 def remove(path: Path) -> None:
     """Remove a file, a folder with all that is in it, or a link but not what it points to; nothing if there is none."""
@@ -10,6 +12,17 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def place_of(output: Path) -> Path:
+    """Where a file that a user names for output is: behind links, which stay.
+
+    Raises:
+        InputError: there is a pipe, a device or a folder, which a file would take the place of.
+    """
+    if (output.exists() and not output.is_file()) or output.absolute().is_relative_to("/dev"):
+        raise InputError(f"{output}: is no ordinary file; name a file, which appears when it is whole")
+    return output.resolve()
 
 
 def unlinked(file: Path) -> Path:

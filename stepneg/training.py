@@ -30,7 +30,7 @@ from stepneg.callbacks.throughput import Throughput
 from stepneg.checkpoints import CheckedCheckpoints, keep_until_whole
 from stepneg.data.handover import ATTEMPT, attempt, once
 from stepneg.data.prepared import Prepared
-from stepneg.errors import InputError
+from stepneg.errors import InputError, above, at_least
 from stepneg.lock import held
 from stepneg.options import Strict, parse
 from stepneg.pickles import check_index, plain_values_only, refused_in_a_line
@@ -170,13 +170,12 @@ class StepnegCLI(LightningCLI):
         """Refuse a verb that has nothing to work with, and a fit that knows no last step, before data are made.
 
         Raises:
-            InputError: ``validate``, ``test`` or ``predict`` has no problems; ``fit`` has no limit but of time.
+            InputError: ``validate``, ``test`` or ``predict`` has no problems; ``fit`` has no limit but of time, or a
+                number that is out of its range.
         """
-        if subcommand == "fit" and endless(self.trainer):
-            raise InputError(
-                "trainer: neither epochs nor steps are limited, and the learning rate's schedule needs their number;"
-                " give trainer.max_epochs or trainer.max_steps (trainer.max_time may end the fit earlier)"
-            )
+        at_least(1, **{"data.batch_size": getattr(self.datamodule, "batch_size", 1)})
+        if subcommand == "fit":
+            check_steps(self.trainer, self.model)
         if subcommand == "fit" or getattr(self.datamodule, "validation", "own") is not None:
             return
         stage = {"validate": "validation", "test": "test"}.get(subcommand)
@@ -211,6 +210,28 @@ class StepnegCLI(LightningCLI):
         once(self.datamodule.prepare_data, sign, self.trainer.global_rank)
 
     before_fit = before_validate = before_test = before_predict = prepare_data
+
+
+def check_steps(trainer: L.Trainer, policy: Policy) -> None:
+    """Refuse a fit whose steps cannot be taken, or have no end.
+
+    Raises:
+        InputError: by the trainer's options or the policy's.
+    """
+    if endless(trainer):
+        raise InputError(
+            "trainer: neither epochs nor steps are limited, and the learning rate's schedule needs their number;"
+            " give trainer.max_epochs or trainer.max_steps (trainer.max_time may end the fit earlier)"
+        )
+    at_least(1, **{"trainer.accumulate_grad_batches": trainer.accumulate_grad_batches})
+    if not 0 <= policy.warmup <= 1:
+        raise InputError(f"model.warmup: is {policy.warmup}; give a share of the steps, 0 to 1")
+    above(0, **{"model.objective.beta": getattr(policy.objective, "beta", 1.0)})
+    at_least(0, **{"model.objective.anchor": getattr(policy.objective, "anchor", 0.0)})
+    try:
+        policy.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except ValueError as error:
+        raise InputError(f"model.optimizer: {error}") from error
 
 
 def endless(trainer: L.Trainer) -> bool:

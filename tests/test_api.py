@@ -33,6 +33,25 @@ def test_imports_are_light(module):
     assert done.stdout.split() == []
 
 
+def test_each_module_can_be_the_first():
+    """Whatever is imported first: no module needs that another one was."""
+    code = """
+import sys
+from importlib import import_module
+from pathlib import Path
+
+files = [*Path("stepneg").rglob("*.py"), *Path("callbacks").rglob("*.py")]
+names = [".".join(file.with_suffix("").parts) for file in files if file.name[0] != "_"]
+for name in (name if name.startswith("stepneg") else f"stepneg.{name}" for name in names):
+    for loaded in [loaded for loaded in sys.modules if loaded.startswith("stepneg")]:
+        del sys.modules[loaded]
+    import_module(name)
+print(len(names))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert int(done.stdout.split()[-1]) > 80
+
+
 @pytest.mark.parametrize("module", LIGHT)
 def test_public_names_are_there_and_explained(module):
     loaded = import_module(module)

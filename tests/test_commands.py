@@ -1,13 +1,16 @@
 """``stepneg grade``, ``evaluate`` and ``compare`` as a user runs them."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from stepneg.cli import main
 from stepneg.evaluation import Evaluated, break_down
-from tests.conftest import BASE
+from stepneg.sampling.vllm_engine import WORKERS, close_all
+from tests.conftest import BASE, ROOT
+from tests.test_fit import FIT
 
 
 def write_rows(file: Path, *rows: object) -> Path:
@@ -125,6 +128,111 @@ def test_a_wrong_option_is_named(tmp_path, capsys):
     assert "gsm9k" in refused(capsys, "evaluate", BASE, "--problems=gsm9k")
     assert "limit" in refused(capsys, "evaluate", BASE, "--problems=gsm8k", "--limit=0")
     assert "tokenizer" in refused(capsys, "evaluate", tmp_path, "--problems=gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--k=0", "k: is 0; give at least 1"),
+        ("--k=-1", "k: is -1;"),
+        ("--max_tokens=0", "max_tokens: is 0; give at least 1"),
+        ("--temperature=-1", "temperature: is -1"),
+        ("--temperature=nan", "temperature is 'nan', not a number"),
+        ("--top_p=2", "top_p: is 2"),
+        ("--top_p=0", "top_p: is 0"),
+        ("--output=/proc/nowhere/x", "/proc/nowhere: No such file or directory; give"),
+    ],
+)
+def test_a_number_out_of_range_is_named_before_anything_is_sampled(option, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, "evaluate", BASE, "--problems=arithmetic", "--limit=3", option)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["samples=0", "rollouts=0", "negatives=-1", "positives=-1", "max_tokens=0"])
+def test_rollouts_out_of_range_are_named_before_anything_is_sampled(option, tmp_path, capsys):
+    fit = ["fit", f"--config={ROOT}/configs/arithmetic/step_dpo.yaml", f"--trainer.default_root_dir={tmp_path}/run"]
+    policy = f"--data.policy={BASE}"
+    error = refused(capsys, *fit, policy, f"--data.rollouts.{option}")
+    assert f"{option.partition('=')[0]}: is {option.partition('=')[2]}" in error
+    assert not list(tmp_path.glob("run/data/*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("advantage", "data.beta=0.0"),
+        ("advantage", "data.clip=-1.0"),
+        ("advantage", "data.k=0"),
+        ("step_dpo", "data.k=0"),
+        ("step_dpo", "data.max_pairs=0"),
+        ("step_dpo", "data.tolerance=-0.5"),
+        ("step_dpo", "model.objective.beta=0.0"),
+        ("step_dpo", "model.objective.anchor=-1.0"),
+    ],
+)
+def test_a_method_out_of_range_is_named_before_anything_is_sampled(method, option, tmp_path, capsys):
+    close_all()
+    fit = ["fit", f"--config={ROOT}/configs/arithmetic/{method}.yaml", f"--trainer.default_root_dir={tmp_path}/run"]
+    error = refused(capsys, *fit, f"--data.policy={BASE}", f"--{option}")
+    assert f"error: {option.replace('=', ': is ')}; give" in error
+    assert not WORKERS
+
+
+@pytest.mark.parametrize("option", ["k=0", "max_tokens=0", "temperature=-0.5", "top_p=1.5", "kl_samples=-1", "show=-1"])
+def test_an_evaluation_out_of_range_is_named_before_training(option, tiny, tmp_path, capsys):
+    (tmp_path / "fit.yaml").write_text(FIT.replace("POLICY", str(tiny)))
+    evaluation = "--trainer.callbacks=stepneg.callbacks.evaluation.VLLMEvaluation"
+    fit = ["fit", f"--config={tmp_path}/fit.yaml", f"--trainer.default_root_dir={tmp_path}/run", evaluation]
+    error = refused(capsys, *fit, "--trainer.callbacks.engine={}", f"--trainer.callbacks.{option}")
+    assert f"{option.partition('=')[0]}: is {option.partition('=')[2]}" in error
+    assert not (tmp_path / "run" / "last").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("max_num_seqs=0", "max_num_seqs: is 0;"),
+        ("tensor_parallel_size=-1", "tensor_parallel_size: is -1;"),
+        ("context=0", "context: is 0;"),
+        ("timeout=0", "timeout 0"),
+        ("gpu_memory_utilization=1.5", "gpu_memory_utilization is 1.5"),
+    ],
+)
+def test_an_engine_out_of_range_is_named_before_it_is_started(option, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    close_all()
+    assert said in refused(capsys, "evaluate", BASE, "--problems=arithmetic", "--limit=3", f"--engine.{option}")
+    assert not WORKERS
+
+
+@pytest.mark.parametrize("output", ["pipe.jsonl", "/dev/stdout", "/dev/null", "folder.jsonl"])
+def test_what_is_no_file_is_not_replaced_by_one(output, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.jsonl")
+    Path("folder.jsonl").mkdir()
+    file = write_rows(tmp_path / "in.jsonl", ROWS[0])
+    before = os.lstat(output)
+    assert "is no ordinary file" in refused(capsys, "grade", file, "--dataset=gsm8k", f"--output={output}")
+    assert os.lstat(output).st_ino == before.st_ino
+
+
+def test_output_goes_to_where_a_link_leads(tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "there" / "real.jsonl")
+    for _ in range(2):
+        graded(capsys, write_rows(tmp_path / "in.jsonl", *ROWS), "--dataset=gsm8k", f"--output={tmp_path}/link.jsonl")
+        assert (tmp_path / "link.jsonl").is_symlink()
+        assert len(read_rows(tmp_path / "there" / "real.jsonl")) == len(ROWS)
+
+
+def test_the_name_of_graded_rows_says_what_they_are(tmp_path, capsys):
+    file = write_rows(tmp_path / "in.jsonl", ROWS[0])
+    error = refused(capsys, "grade", file, "--dataset=gsm8k", f"--output={tmp_path}/out.parquet")
+    assert "out.parquet: graded rows are written as JSON lines; name a .jsonl file" in error
+    assert "workers: is 0; give at least 1" in refused(
+        capsys, "grade", file, "--dataset=gsm8k", f"--output={tmp_path}/out.jsonl", "--workers=0"
+    )
 
 
 def test_a_policy_is_evaluated_twice_and_compared(tmp_path, capsys):

@@ -364,6 +364,25 @@ def test_a_fit_without_a_last_step_is_refused_before_its_data_are_made(tmp_path,
     assert not (run / "data").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--data.batch_size=0", "data.batch_size: is 0; give at least 1"),
+        ("--trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches: is 0; give at least 1"),
+        ("--model.warmup=1.5", "model.warmup: is 1.5; give a share of the steps, 0 to 1"),
+        ("--model.optimizer.init_args.lr=-1", "model.optimizer: Invalid learning rate: -1"),
+    ],
+)
+def test_a_fit_whose_steps_cannot_be_taken_is_refused_before_its_data_are_made(tmp_path, config, option, said, capsys):
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", config, "--trainer.max_epochs=1", option, f"--trainer.default_root_dir={run}"])
+    assert stop.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stepneg: error: ")]
+    assert said in line
+    assert not (run / "data").exists()
+
+
 @pytest.mark.parametrize("limit", ["--trainer.max_steps=2", "--trainer.fast_dev_run=true"])
 def test_a_time_limit_may_stand_beside_one_of_steps(tmp_path, config, limit):
     run = tmp_path / "run"

@@ -11,7 +11,7 @@ from typing import Any
 from stepneg.analysis.solutions import SPURIOUS, Browsed, Settings, Solution, read_solutions
 from stepneg.errors import InputError
 from stepneg.escaping import visible
-from stepneg.links import unlinked
+from stepneg.links import place_of, unlinked
 
 TEMPLATE = Path(__file__).with_name("traces.html")
 STYLE, SCRIPT = TEMPLATE.with_suffix(".css"), TEMPLATE.with_suffix(".js")
@@ -36,7 +36,7 @@ def traces(run: Path, output: Path | None = None, limit: int = 20_000) -> str:
     if limit < 1:
         raise InputError(f"limit: is {limit}; give at least 1")
     settings, found = read_solutions(run, limit)
-    file = output or run / "traces.html"
+    file = place_of(output) if output else run / "traces.html"
     partial = file.with_name(f"{file.name}.partial")
     try:
         unlinked(partial).write_text(page(contents(run.resolve().name, settings, found)))

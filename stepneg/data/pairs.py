@@ -21,7 +21,7 @@ from stepneg.credit.steps import split_steps
 from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Generated, Rollouts
 from stepneg.data.rows import Example, Row, decode, teacher_row
-from stepneg.errors import InputError
+from stepneg.errors import InputError, at_least
 from stepneg.formats.preferences import Preference, as_rows, read_preference
 from stepneg.pipeline import Draw
 from stepneg.problems import Problem
@@ -68,7 +68,13 @@ class Pairs(Prepared):
         return ("solutions", "values") if self.kind in BY_STEP else ("solutions",)
 
     def build(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> Built:
-        """Sample, value, pair; then the reference log-probabilities."""
+        """Sample, value, pair; then the reference log-probabilities.
+
+        Raises:
+            InputError: numbers are out of their range, or do not go together.
+        """
+        at_least(1, **{"data.k": self.k, "data.max_pairs": self.max_pairs})
+        at_least(0, **{"data.tolerance": self.tolerance})
         if self.rollouts.pit_error is not None and self.k != 1:
             raise InputError(f"k is {self.k}: with rollouts.pit_error every K finds the same pit; set k to 1")
         draw = self.rollouts.valued if self.kind in BY_STEP else self.rollouts.solutions

@@ -19,7 +19,7 @@ from stepneg.credit.search import Search, patience
 from stepneg.credit.steps import Rule, split_steps
 from stepneg.credit.values import Count, found_zero
 from stepneg.data.rows import decode, encode_prompt
-from stepneg.errors import InputError
+from stepneg.errors import InputError, at_least
 from stepneg.fingerprint import PLACE
 from stepneg.grading import Form
 from stepneg.grading.batch import grade_all
@@ -111,7 +111,13 @@ class Rollouts:
     def solutions(
         self, policy: Path, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, template: str
     ) -> Generated:
-        """Sample and grade solutions of the problems."""
+        """Sample and grade solutions of the problems.
+
+        Raises:
+            InputError: a number is out of its range, or the policy's tokenizer does not fit.
+        """
+        at_least(1, samples=self.samples, rollouts=self.rollouts)
+        at_least(0, negatives=self.negatives, positives=self.positives)
         check_stops(policy, tokenizer)
         asked: dict[Ids, list[Problem]] = {}
         for problem in problems:

@@ -8,7 +8,7 @@ from stepneg.credit.pairs import advantage_weighted, filtered_steps
 from stepneg.data.prepared import Built, Prepared
 from stepneg.data.rollouts import Rollouts
 from stepneg.data.rows import Example, Row
-from stepneg.errors import InputError
+from stepneg.errors import InputError, above, at_least
 from stepneg.pipeline import Draw
 from stepneg.problems import Problem
 
@@ -48,8 +48,10 @@ class WeightedSteps(Prepared):
         """Sample, value, weigh.
 
         Raises:
-            InputError: the rollouts only look for pits.
+            InputError: the rollouts only look for pits, or a number is out of its range.
         """
+        above(0, **{"data.beta": self.beta, "data.clip": self.clip})
+        at_least(1, **{"data.k": self.k})
         if self.rollouts.pit_error is not None:
             raise InputError("rollouts.pit_error finds pits, and weights need every step's value; leave it out")
         generated = self.rollouts.valued(self.policy, problems, tokenizer, self.template)

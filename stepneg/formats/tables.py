@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepneg.errors import InputError
+from stepneg.links import place_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,12 +23,13 @@ def check_output(output: Path) -> None:
     """Refuse a place that rows cannot go to, before anything is computed for it.
 
     Raises:
-        InputError: its suffix is not known, or a folder is there already.
+        InputError: its suffix is not known, or there is something already that is no file.
     """
     if output.suffix not in (".jsonl", ".parquet", ""):
         raise InputError(f"{output}: {output.suffix} is not written; name a .jsonl or .parquet file, or a folder")
     if output.is_dir():
         raise InputError(f"{output}: there is a folder already; choose another name or remove it")
+    place_of(output)
 
 
 @contextmanager
@@ -65,7 +67,7 @@ def write_rows(rows: Iterable[Row], output: Path, schema: "pa.Schema") -> int:
         InputError: the place cannot be written, see also :func:`check_output`.
     """
     check_output(output)
-    with appearing(output) as partial:
+    with appearing(place_of(output)) as partial:
         if output.suffix == ".jsonl":
             return write_jsonl(rows, partial)
         if output.suffix == ".parquet":

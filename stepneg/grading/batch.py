@@ -10,15 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from stepneg.errors import InputError
-from stepneg.formats.harness import responses
+from stepneg.errors import InputError, at_least
 from stepneg.grading.compare import LONGEST_ANSWER
 from stepneg.grading.estimators import wilson
 from stepneg.grading.extract import last_boxed
 from stepneg.grading.number import as_number
 from stepneg.grading.symbolic import POOL
 from stepneg.grading.verifier import EVERY, Form, Mark, Verdict, find_answer, grade
-from stepneg.problems.records import Record, any_records
+from stepneg.links import place_of
+from stepneg.problems.records import TABLES, Record, any_records
 from stepneg.progress import Bar
 
 CHUNK = 16  # responses that a thread takes at once
@@ -121,6 +121,13 @@ def grade_file(
     Raises:
         InputError: a row is malformed, or a file cannot be read or written.
     """
+    from stepneg.formats.harness import responses  # which imports this package
+
+    if workers is not None:
+        at_least(1, workers=workers)
+    if output.suffix in TABLES:
+        raise InputError(f"{output}: graded rows are written as JSON lines; name a .jsonl file")
+    output = place_of(output)
     total = 0
     for record in responses(any_records(file)):
         read_row(record, dataset)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from stepneg.errors import InputError, at_least
+
 Ids = tuple[int, ...]
 
 
@@ -21,6 +23,17 @@ class Decoding:
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuse what no engine can do.
+
+        Raises:
+            InputError: a number is out of its range.
+        """
+        at_least(0, temperature=self.temperature)
+        at_least(1, max_tokens=self.max_tokens)
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p: is {self.top_p}; give more than 0 and at most 1, which is off")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stepneg.errors import InputError
+from stepneg.errors import InputError, at_least
 from stepneg.sampling.engine import Completion, Decoding, Request
 from stepneg.sampling.store import fingerprint_policy
 
@@ -75,8 +75,9 @@ class VLLMEngine:
         """Serve this HF folder from now on; nothing happens if it is being served.
 
         Raises:
-            InputError: the folder is not a policy in safetensors.
+            InputError: the folder is not a policy in safetensors, or an option is out of its range.
         """
+        self.check()
         check_policy(policy)
         for deaths in count(1):
             try:
@@ -113,6 +114,21 @@ class VLLMEngine:
             except EngineDied as error:
                 deaths += 1
                 self.bury(error, deaths, f"{len(missing)} requests go on")
+
+    def check(self) -> None:
+        """Refuse numbers that are out of their range.
+
+        Raises:
+            InputError: one is.
+        """
+        at_least(1, tensor_parallel_size=self.tensor_parallel_size, max_num_seqs=self.max_num_seqs)
+        if self.context is not None:
+            at_least(1, context=self.context)
+        if not (0 < self.gpu_memory_utilization <= 1 and self.kv_cache_gib > 0 and self.timeout > 0):
+            raise InputError(
+                f"engine: gpu_memory_utilization is {self.gpu_memory_utilization}, kv_cache_gib {self.kv_cache_gib},"
+                f" timeout {self.timeout}; give a share up to 1, and numbers above 0"
+            )
 
     def bury(self, error: EngineDied, deaths: int, then: str) -> None:
         """End what is left of a dead engine.
