@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,3 +131,16 @@ def test_each_run_of_a_chain_has_two_ranks(launcher, tiny, tmp_path):
     assert done.stderr.count("GLOBAL_RANK: 1, MEMBER: 2/2") == len(verbs)
     assert sorted(json.loads(f.read_text())["verb"] for f in (home / "attempts").iterdir()) == verbs
     assert len(list((tmp_path / "chain" / "attempts").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_a_chain_on_two_ranks_is_repeated_by_a_program_that_is_named_from_here(tiny, tmp_path):
+    (tmp_path / "sft.yaml").write_text(SFT.replace("POLICY", str(tiny)))
+    (tmp_path / "chain.yaml").write_text(CHAIN.replace("HOME", str(tmp_path)))
+    script = os.path.relpath(Path(sys.executable).with_name("stepneg"), ROOT)
+    for argv in (["pipeline", "--config", str(tmp_path / "chain.yaml")], ["rerun", str(tmp_path / "chain")]):
+        done = subprocess.run([script, *argv], cwd=ROOT, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stderr.count("GLOBAL_RANK: 1, MEMBER: 2/2") == 2
+    assert "| seed-0/sft/last/model.safetensors | equal | ✓ |" in done.stdout
+    assert "everything is the same" in done.stdout
