@@ -57,14 +57,16 @@ def read_run(home: Path) -> dict[str, float | str]:
     row["problems"] = number(summary, "problems", summary_file, mend, 0)
     row["test_problems"] = number(metrics, "problems", file, mend)
     row["home"] = str(home)
-    row["done"] = (home / "evaluation" / "test.json").stat().st_mtime
+    row["tested"] = run_facts.tested(home)
     for name in sampled(metrics):
         row[name] = number(metrics, name, file, mend) if name in metrics else float("nan")
     return row
 
 
 def read_runs(root: Path) -> pd.DataFrame:
-    """A row for each evaluated run below ``root``, in the order in which they were evaluated within a seed.
+    """A row for each evaluated run below ``root``, within a seed in the order of their tests.
+
+    Those without a record of their test are behind the others, by name.
 
     Raises:
         InputError: there is none, or one is damaged.
@@ -108,7 +110,8 @@ def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputEr
         raise InputError(f"{shown}: no run below it has been tested; run `stepneg pipeline` or `stepneg test` first")
     frame = pd.DataFrame(rows)
     frame["order"] = frame["group"].map({group: place for place, group in enumerate(dict.fromkeys(frame["group"]))})
-    return frame.sort_values(["order", "seed", "done"]).reset_index(drop=True), damaged
+    frame["unrecorded"] = frame["tested"] == ""
+    return frame.sort_values(["order", "seed", "unrecorded", "tested"]).reset_index(drop=True), damaged
 
 
 def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:

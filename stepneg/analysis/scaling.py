@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from stepneg.analysis.paired import OTHERS, Graded, column, other_problem, read_evaluated
-from stepneg.analysis.report import read_run
+from stepneg.analysis.report import natural, read_run
 from stepneg.analysis.resampling import resampled_means
+from stepneg.analysis.run_facts import tested
 from stepneg.errors import InputError
 from stepneg.links import unlinked
 from stepneg.whole import write_whole
@@ -47,10 +48,9 @@ def read_sweep(root: Path) -> Measured:
     Raises:
         InputError: there is none, or they were not evaluated on the same problems.
     """
-    homes = sorted(
-        (file.parent.parent for file in root.glob("size-*/seed-*/*/evaluation/test.json")),
-        key=lambda home: (home / "evaluation" / "test.json").stat().st_mtime,
-    )
+    homes = sorted((file.parent.parent for file in root.glob("size-*/seed-*/*/evaluation/test.json")), key=natural)
+    dates = {home: tested(home) for home in homes}
+    homes.sort(key=lambda home: (not dates[home], dates[home]))  # those without a record stand last, by name
     if not homes:
         raise InputError(f"{root}: no cell of a sweep below it has been tested; run `stepneg sweep` first")
     found: dict[tuple[str, int], dict[str, dict[str, Graded]]] = {}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from stepneg.analysis.study import over_seeds, plot, read_study, study, table
 from stepneg.errors import InputError
+from tests.analysis.made_run import write_attempt
 
 TESTED = 40
 SUMMARY = {"problems": 8, "examples": 20, "sampled_tokens": 1000, "trained_tokens": 3000}
@@ -35,15 +37,14 @@ def write(
     asked = {"question": question} if question else {}  # an older evaluation has none
     (home / "evaluation" / "test.jsonl").write_text("".join(json.dumps(row | asked) + "\n" for row in rows))
     metrics = {"accuracy": sum(correct) / max(len(correct), 1), "problems": len(correct), f"pass@{k}": pass_at_k}
-    file = home / "evaluation" / "test.json"
-    file.write_text(json.dumps(metrics))
-    write.clock += 1
-    os.utime(file, (write.clock, write.clock))
+    (home / "evaluation" / "test.json").write_text(json.dumps(metrics))
+    write.clock += timedelta(minutes=1)
+    write_attempt(home, "test", write.clock)
     if summary:
         (home / "summary.json").write_text(json.dumps(summary))
 
 
-write.clock = 1_700_000_000
+write.clock = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def first(right: int, of: int = TESTED) -> list[bool]:
@@ -63,6 +64,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_means_and_differences_by_hand(root: Path) -> None:
+    for age, file in enumerate(sorted(root.rglob("*.json"))):  # of a copy the dates tell nothing
+        os.utime(file, (age, age))
     frame = read_study(root, "sft").set_index("method")
     assert list(frame.index) == ["zero", "sft", "rft"]  # as they were tested
     assert frame["seeds"].tolist() == [2, 2, 2]
