@@ -123,8 +123,8 @@ def tested(home: Path) -> str:
     """
     for attempt in tests_of(attempts(home))[-1:]:
         for name in ("ended", "started"):  # a test that was killed has no end
-            with suppress(TypeError, ValueError, OverflowError):
-                return datetime.fromisoformat(attempt.get(name)).astimezone(UTC).isoformat(timespec="microseconds")
+            with suppress(ValueError, OverflowError):
+                return datetime.fromisoformat(str(attempt.get(name))).astimezone(UTC).isoformat(timespec="microseconds")
     return ""
 
 
@@ -143,6 +143,15 @@ def provenance(home: Path) -> dict[str, str]:
     if date := tested(home):
         found["tested"] = date[: len("2026-01-01T12:00")].replace("T", " ")
     return found
+
+
+def settings_marks(home: Path) -> tuple[str, ...]:
+    """The fingerprints of the settings that a chain has fitted and tested a run with; none outside of chains."""
+    found = []
+    for verb in ("fit", "test"):
+        with suppress(InputError):
+            found.append(str(json_object(home / f"{verb}.json", "run the chain again").get("fingerprint", "")))
+    return tuple(filter(None, found))
 
 
 def versions(home: Path) -> dict[str, str]:

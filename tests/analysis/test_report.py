@@ -200,6 +200,43 @@ def test_a_report_over_a_copy_is_the_same(tmp_path: Path) -> None:
     assert pits == ["3", "3", "", ""]  # of several, no record says which are the run's
 
 
+def test_a_backup_of_a_seed_is_no_further_seed(tmp_path: Path) -> None:
+    root = tmp_path / "chain"
+    for seed, verdicts in ((0, HALF), (1, RIGHT)):
+        run(root / f"seed-{seed}" / "sft", verdicts)
+    shutil.copytree(root / "seed-0", root / "seed-0-old")
+    run(root / "plain", HALF)
+    run(root / "seed-0" / "inner" / "rft", RIGHT)
+    text = report(root)
+    rows = [tuple(line.strip("| ").split(" | ")[:2]) for line in section(text, "Results")[4:9]]
+    assert rows[:3] == [("plain", ""), ("sft", "0"), ("sft", "1")]
+    assert rows[3:] == [("seed-0-old/sft", ""), ("seed-0/inner/rft", "")]
+    assert section(text, "Over seeds")[4].startswith("| sft | 2 | 75.0 % | 35.4 |")
+    assert len(section(text, "Over seeds")) == 5
+    assert "0-old |" not in text
+    frame = pd.read_csv(root / "report.csv", dtype=str, keep_default_na=False)
+    assert dict(zip(frame["method"], frame["seed"], strict=True))["seed-0-old/sft"] == ""
+    assert scalars(root, "seed-0-old/sft")["accuracy"] == 0.5
+    other = copy(root, tmp_path / "other")
+    assert report(other) == text.replace(str(root), str(other))
+
+
+def test_seeds_that_are_copies_are_said(tmp_path: Path) -> None:
+    """By the settings' fingerprints and the graded solutions; a policy that starts all seeds has only the latter."""
+    for seed in (0, 1, 2):
+        for name, verdicts in (("sft", RIGHT if seed == 1 else HALF), ("base", HALF), ("by_hand", HALF)):
+            home = run(tmp_path / f"seed-{seed}" / name, verdicts)
+            mark = "same" if name == "sft" else f"of seed {seed}"
+            (home / "test.json").write_text(json.dumps({"fingerprint": mark}))
+            (home / "fit.json").unlink()
+            if name == "by_hand":
+                (home / "test.json").unlink()
+    text = report(tmp_path)
+    said = "- sft: seeds 0, 2 have the same settings and the same graded solutions; they are copies, "
+    assert f"{said}and the spread counts each" in brief(text).splitlines()
+    assert text.count("they are copies") == 1
+
+
 def test_several_directories_are_compared(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other"
     shutil.copytree(root, other, ignore=shutil.ignore_patterns("torn", "begun", "cut", "trained"))

@@ -121,6 +121,19 @@ def test_the_methods_are_in_the_order_of_their_tests(tmp_path: Path) -> None:
     assert read_sweep(tmp_path).methods == ["zero", "sft", "rft", "another", "by_hand"]
 
 
+def test_only_cells_of_the_sweep_are_counted(tmp_path: Path) -> None:
+    for size, right in ((10, 4), (20, 6)):
+        for seed in (0, 1):
+            write(tmp_path / f"size-{size}/seed-{seed}/sft", [i < right for i in range(12)])
+    before = scaling(tmp_path)
+    for folder in ("size-10-old/seed-0", "size-10/seed-0-old", "size-10/backup"):
+        write(tmp_path / folder / "sft", [True])
+    said = "\n\nLeft out, for they are not in a folder size-N/seed-M of the sweep: "
+    said += "size-10-old/seed-0, size-10/backup, size-10/seed-0-old."
+    assert scaling(tmp_path) == before + said
+    assert (tmp_path / "scaling.md").read_text() == before + said + "\n"
+
+
 def test_other_problems_of_the_same_names_are_said(tmp_path: Path) -> None:
     write(tmp_path / "size-10/seed-0/old", [True])  # without questions
     write(tmp_path / "size-10/seed-0/sft", [True], question="one")

@@ -143,6 +143,18 @@ def test_problems_are_paired_by_name(tmp_path: Path) -> None:
     assert (row["difference_low"], row["difference_high"]) == (0, 0)
 
 
+def test_only_seeds_of_the_chain_are_counted(root: Path) -> None:
+    """Not a seed's backup, nor what stands elsewhere below the root; which is said."""
+    before = study(root, "sft")
+    for name in ("zero", "sft", "rft"):
+        write(root / "seed-0-old" / name, first(TESTED))
+        write(root / "backup" / "seed-0" / name, first(TESTED), question="other")
+    write(root / "plain", first(TESTED))
+    said = "\n\nLeft out, for they are not in a folder seed-N of the chain: backup/seed-0, plain, seed-0-old."
+    assert study(root, "sft") == before + said
+    assert (root / "study.md").read_text() == before + said + "\n"
+
+
 def refusal(root: Path, baseline: str = "sft") -> str:
     with pytest.raises(InputError) as error:
         read_study(root, baseline)
@@ -155,6 +167,11 @@ def test_a_missing_baseline_is_named(root: Path) -> None:
     message = refusal(root, "dpo")
     assert "no tested run is called dpo" in message
     assert all(name in message for name in ("zero", "sft", "rft"))
+
+
+def test_a_root_without_seeds_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "chain" / "seed-0" / "sft", first(3))
+    assert "no tested run is in a folder seed-N of the chain; name the root of a chain" in refusal(tmp_path)
 
 
 def test_nothing_tested_is_said(tmp_path: Path) -> None:
@@ -258,8 +275,15 @@ def test_the_plot_shows_each_run(root: Path) -> None:
     assert list(line.get_ydata()) == pytest.approx([26 / 40] * 2)  # the baseline's accuracy
 
 
-def test_the_rows_of_a_studys_command_are_gathered_over_seeds(tmp_path: Path) -> None:
+def test_the_rows_of_a_studys_command_are_gathered_over_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert over_seeds(tmp_path, "credit") is None
+    (tmp_path / "seed-0-old" / "look").mkdir(parents=True)
+    (tmp_path / "seed-0-old" / "look" / "credit.csv").write_text("policy,exact\nsft,0.9\n")
+    assert over_seeds(tmp_path, "credit") is None
+    said = f"{tmp_path}/seed-0-old/look/credit.csv is left out: it is not in a folder seed-N\n"
+    assert capsys.readouterr().err == said
     for seed in (0, 11):
         (tmp_path / f"seed-{seed}" / "look").mkdir(parents=True)
         rows = pd.DataFrame([{"policy": "sft", "exact": seed / 100}, {"policy": "rft", "exact": 0.5}])
