@@ -230,6 +230,21 @@ def ended_well(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [attempt for attempt in kept if attempt.get("exit") == 0]
 
 
+def tests_of(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The attempts at ``stepneg test`` that can have left the evaluation; the last of them has.
+
+    Those that ended well, or all where none did.
+    """
+    tests = [attempt for attempt in kept if attempt["verb"] == "test"]
+    return ended_well(tests) or tests
+
+
+def last_data(kept: Iterable[dict[str, Any]]) -> set[str]:
+    """The files that the last attempt which ended well lists as its data, from the run's directory; empty without."""
+    listed = [attempt["data"] for attempt in ended_well(kept) if isinstance(attempt.get("data"), dict)]
+    return set(listed[-1]) if listed else set()
+
+
 def begun(root: Path) -> dict[str, str]:
     """The files by which the runs of a chain tell with which settings they began, and what these say."""
     return {str(file.relative_to(root)): file.read_text() for file in sorted(root.glob("**/*.started"))}

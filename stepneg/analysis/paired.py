@@ -1,7 +1,7 @@
 """Two evaluations of the same problems, paired: exact McNemar test and bootstrap of the difference."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,17 +77,19 @@ class Graded:
     Attributes:
         question: its text; empty in evaluations that do not hold it.
         measured: of its solutions, each in [0, 1], by name.
+        k: how many samples it has beside the greedy solution.
     """
 
     question: str
     measured: dict[str, float]
+    k: int
 
 
 def read_evaluated(place: Path) -> dict[str, Graded]:
     """The graded problems of an evaluation by id: its JSONL file, or the folder of a run or an evaluation.
 
     Raises:
-        InputError: there is none, or a row is malformed.
+        InputError: there is none, a row is malformed, or a problem has two.
     """
     files = [place, place / "evaluation.jsonl", place / "evaluation" / "test.jsonl"]
     file = next((f for f in files if f.is_file()), None)
@@ -110,7 +112,9 @@ def read_evaluated(place: Path) -> dict[str, Graded]:
             "mean of the samples": correct / k,
             "maj@k": float(majority is True),
         }
-        rows[record.text("problem_id")] = Graded(sys.intern(question) if isinstance(question, str) else "", measured)
+        if (name := record.text("problem_id")) in rows:
+            raise InputError(f"{record.where}: problem_id {name!r} stands in an earlier row, too; evaluate again")
+        rows[name] = Graded(sys.intern(question) if isinstance(question, str) else "", measured, k)
     if not rows:
         raise InputError(f"{file}: holds no problem; evaluate again")
     return rows
@@ -135,6 +139,12 @@ def column(rows: Mapping[str, Graded], name: str, ids: list[str]) -> np.ndarray:
     return np.array([rows[i].measured[name] for i in ids])
 
 
+def numbers_of_samples(rows: Iterable[Graded]) -> str:
+    """How many samples problems have: ``5``, or ``1 to 5`` where not all have as many."""
+    found = {row.k for row in rows}
+    return str(min(found)) if len(found) == 1 else f"{min(found)} to {max(found)}"
+
+
 def compare_files(first: Path, second: Path) -> str:
     """Is the second evaluation better than the first? Paired over the problems that both have.
 
@@ -143,10 +153,12 @@ def compare_files(first: Path, second: Path) -> str:
         second: the same, of the other policy.
 
     Returns:
-        A table in Markdown: the means, the difference with its 95 % bootstrap interval, McNemar's exact test.
+        A table in Markdown: the means, the difference with its 95 % bootstrap interval, McNemar's exact test. Where the
+        numbers of samples differ, without the majority's vote and the test of the samples' mean, which they decide.
 
     Raises:
-        InputError: one of them cannot be read, they share no problem, or problems of one id have other questions.
+        InputError: one of them cannot be read or holds a problem twice, they share no problem, or problems of one id
+            have other questions.
     """
     a, b = read_evaluated(first), read_evaluated(second)
     shared = [name for name in a if name in b]
@@ -156,12 +168,18 @@ def compare_files(first: Path, second: Path) -> str:
         raise InputError(
             f"{first} and {second}: {OTHERS}: {other!r} has another question in each; evaluate both on the same"
         )
+    k, other_k = (numbers_of_samples(rows[name] for name in shared) for rows in (a, b))
+    same = k == other_k and k.isdecimal()
     lines = ["| | first | second | difference (95 %) | gained | lost | p |", "|---|---:|---:|---:|---:|---:|---:|"]
-    for name in ("accuracy", "mean of the samples", "maj@k"):
+    for name in ("accuracy", "mean of the samples", *(["maj@k"] if same else [])):
         d = paired_difference(column(a, name, shared), column(b, name, shared))
         change = f"{100 * (d.second - d.first):+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
-        cells = [name, f"{100 * d.first:.1f} %", f"{100 * d.second:.1f} %", change, d.gained, d.lost, f"{d.p:.2g}"]
+        test = [d.gained, d.lost, f"{d.p:.2g}"] if same or name == "accuracy" else [""] * 3
+        cells = [name.replace("@k", f"@{k}"), f"{100 * d.first:.1f} %", f"{100 * d.second:.1f} %", change, *test]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     left = (len(a) - len(shared)) + (len(b) - len(shared))
     lines += ["", f"{len(shared)} problems in both" + (f"; {left} in only one are left out" if left else "") + "."]
+    if not same:
+        said = f"Samples a problem: {k} in the first, {other_k} in the second"
+        lines += ["", f"{said}; maj@k and the test of the samples' mean are left out."]
     return "\n".join(lines)

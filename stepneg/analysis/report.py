@@ -1,6 +1,5 @@
 """``stepneg report``: tables, plots and a page over all runs below directories."""
 
-import re
 import shlex
 from collections.abc import Sequence
 from itertools import cycle, pairwise
@@ -12,9 +11,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from stepneg import __version__, escaping
 from stepneg.analysis import curves, run_facts
+from stepneg.analysis.layout import group_of, seed_of, tested_homes
 from stepneg.analysis.paired import OTHERS, column, other_problem, paired_difference
 from stepneg.analysis.sections import (
     by_fact,
+    copies,
     data_table,
     differences,
     graded,
@@ -39,8 +40,8 @@ COSTS = ["sampled_tokens", "trained_tokens", "seconds"]
 def read_run(home: Path) -> dict[str, float | str]:
     """The report's row of a run directory that ``stepneg test`` has evaluated.
 
-    The seed is that of ``seed-N``, the directory above; a run without training has no tokens and no seconds. pass@k and
-    maj@k are there for the k of the evaluation, nan where it has only the other.
+    The seed is that of ``seed-N``, the directory above, and empty under another name; a run without training has no
+    tokens and no seconds. pass@k and maj@k are there for the k of the evaluation, nan where it has only the other.
 
     Raises:
         InputError: a file of it is not as stepneg writes it.
@@ -53,18 +54,20 @@ def read_run(home: Path) -> dict[str, float | str]:
     both = summary | metrics
     row: dict[str, float | str] = {name: number(both, name, file, mend, 0) for name in (*COLUMNS[2:], *COSTS)}
     row["method"] = home.name
-    row["seed"] = home.parent.name.removeprefix("seed-")
+    row["seed"] = seed_of(home.parent.name)
     row["problems"] = number(summary, "problems", summary_file, mend, 0)
     row["test_problems"] = number(metrics, "problems", file, mend)
     row["home"] = str(home)
-    row["done"] = (home / "evaluation" / "test.json").stat().st_mtime
+    row["tested"] = run_facts.tested(home)
     for name in sampled(metrics):
         row[name] = number(metrics, name, file, mend) if name in metrics else float("nan")
     return row
 
 
 def read_runs(root: Path) -> pd.DataFrame:
-    """A row for each evaluated run below ``root``, in the order in which they were evaluated within a seed.
+    """A row for each evaluated run below ``root``, within a seed in the order of their tests.
+
+    Those without a record of their test are behind the others, by name.
 
     Raises:
         InputError: there is none, or one is damaged.
@@ -73,11 +76,6 @@ def read_runs(root: Path) -> pd.DataFrame:
     if damaged:
         raise next(iter(damaged.values()))
     return frame
-
-
-def natural(home: Path) -> list[str]:
-    """A key that sorts size-16 before size-128."""
-    return [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", str(home))]
 
 
 def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputError]]:
@@ -92,13 +90,13 @@ def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputEr
     rows, damaged = [], {}
     names = {root: root.name if len({r.name for r in roots}) == len(roots) else str(root) for root in roots}
     for root in roots:
-        for home in sorted({file.parent.parent for file in root.glob("**/evaluation/test.json")}, key=natural):
+        for home in tested_homes(root):
             try:
                 row = read_run(home)
             except InputError as error:
                 damaged[home] = error
                 continue
-            above = [part for part in home.relative_to(root).parts[:-1] if not part.startswith("seed-")]
+            above = group_of(home, root)
             where = [names[root], *above] if len(roots) > 1 else above
             rows.append(row | {"group": "/".join(where), "label": "/".join([*where, str(row["method"])])})
     if not rows and damaged:
@@ -107,37 +105,41 @@ def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputEr
         shown = ", ".join(map(str, roots))
         raise InputError(f"{shown}: no run below it has been tested; run `stepneg pipeline` or `stepneg test` first")
     frame = pd.DataFrame(rows)
-    frame["order"] = frame["group"].map({group: place for place, group in enumerate(dict.fromkeys(frame["group"]))})
-    return frame.sort_values(["order", "seed", "done"]).reset_index(drop=True), damaged
+    groups = sorted(dict.fromkeys(frame["group"]), key=bool)  # the root's own seeds first
+    frame["order"] = frame["group"].map({group: place for place, group in enumerate(groups)})
+    frame["unrecorded"] = frame["tested"] == ""
+    return frame.sort_values(["order", "seed", "unrecorded", "tested"]).reset_index(drop=True), damaged
 
 
 def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:
     """Plain words on whether the accuracies are in the order given, and how the intervals lie, seed by seed."""
     lines = []
     for (group, number_of), rows in frame.groupby(["group", "seed"], sort=False):
-        seed = f"{group}, seed {number_of}" if frame["group"].nunique() > 1 else f"seed {number_of}"
+        places = [str(group) if frame["group"].nunique() > 1 else "", f"seed {number_of}" if number_of else ""]
+        place = ", ".join(filter(None, places))
+        where = f"- {place}: " if place else "- "
         by_method = rows.set_index("method")
         accuracy = by_method["accuracy"]
         present = [m for m in methods if m in by_method.index]
         for worse, better in pairwise(present):
             paired = paired_words(Path(by_method["home"][worse]), Path(by_method["home"][better]))
             if paired is None:
-                lines.append(f"- {seed}: {not_compared(worse, better)}")
+                lines.append(where + not_compared(worse, better))
                 continue
             low, high = float(accuracy[worse]), float(accuracy[better])
             holds = "<" if low < high else "NOT <"
             apart = "apart" if by_method["accuracy_high"][worse] < by_method["accuracy_low"][better] else "overlapping"
             lines.append(
-                f"- {seed}: {worse} {percent(low)} {holds} {better} {percent(high)} (95 % intervals {apart};"
+                f"{where}{worse} {percent(low)} {holds} {better} {percent(high)} (95 % intervals {apart};"
                 f" on the same problems {paired})"
             )
         if len(present) > 2:
             first, last = by_method.loc[present[0]], by_method.loc[present[-1]]
             if other_problem(graded(Path(first["home"]), {}), graded(Path(last["home"]), {})) is not None:
-                lines.append(f"- {seed}: {not_compared(present[0], present[-1])}")
+                lines.append(where + not_compared(present[0], present[-1]))
                 continue
             apart = "do not overlap" if first["accuracy_high"] < last["accuracy_low"] else "overlap or are reversed"
-            lines.append(f"- {seed}: the intervals of {present[0]} and {present[-1]} {apart}")
+            lines.append(f"{where}the intervals of {present[0]} and {present[-1]} {apart}")
     return "\n".join(lines)
 
 
@@ -253,6 +255,7 @@ def report(
             "# Report",
             tables[0].markdown if tables[0] else "",
             order_finding(frame, order),
+            copies(frame),
             "![accuracy by method](report.png)",
             *(table.markdown for table in tables[1:] if table),
             "## Curves\n\nFrom the runs' TensorBoard events; a colour a method, a line a seed.\n\n![curves](curves.png)"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from stepneg.bounded_yaml import bounded
 from stepneg.credit.values import first_pit
 from stepneg.errors import InputError
 from stepneg.reading import byte_lines, json_object, number
-from stepneg.record import attempts, config_file, leaves
+from stepneg.record import attempts, config_file, last_data, leaves, tests_of
 
 OWN = ("trainer.default_root_dir", "checkpoint.dirpath")  # of each run another
 FACTS = ("problems", "solutions", "correct_solutions", "distinct_solutions", "mixed_problems", "valued_solutions",
@@ -80,10 +81,22 @@ def data_facts(home: Path) -> dict[str, float]:
         return {}
     summary = json_object(file, "test the run again")
     facts = {name: float(number(summary, name, file, "", 0)) for name in (*FACTS, *SECONDS) if name in summary}
-    traces = sorted(home.glob("data/*.traces.jsonl"), key=lambda f: f.stat().st_mtime)
-    if traces and facts.get("valued_solutions"):
-        facts["pits"] = float(pits(traces[-1]))
+    traces = own_traces(home)
+    if traces is not None and facts.get("valued_solutions"):
+        facts["pits"] = float(pits(traces))
     return facts
+
+
+def own_traces(home: Path) -> Path | None:
+    """The valued solutions that a run made; None without any, and where its record does not tell which of several.
+
+    The files' dates do not tell it either: a copy has others.
+    """
+    found = sorted(home.glob("data/*.traces.jsonl"))
+    if len(found) > 1:
+        names = last_data(attempts(home))
+        found = [file for file in found if f"data/{file.name}" in names]
+    return found[0] if len(found) == 1 else None
 
 
 def pits(file: Path) -> int:
@@ -103,6 +116,18 @@ def pits(file: Path) -> int:
     return found
 
 
+def tested(home: Path) -> str:
+    """When a run was tested, by its record: UTC, ISO 8601; empty where there is none.
+
+    Not by the evaluation's date, for a copy has another.
+    """
+    for attempt in tests_of(attempts(home))[-1:]:
+        for name in ("ended", "started"):  # a test that was killed has no end
+            with suppress(ValueError, OverflowError):
+                return datetime.fromisoformat(str(attempt.get(name))).astimezone(UTC).isoformat(timespec="microseconds")
+    return ""
+
+
 def provenance(home: Path) -> dict[str, str]:
     """When a run was tested, by which settings and data, each by its fingerprint; empty if it holds none of these."""
     found: dict[str, str] = {}
@@ -111,14 +136,22 @@ def provenance(home: Path) -> dict[str, str]:
         found["settings"] = str(json_object(record, "run the chain again").get("fingerprint", ""))
     if data := sorted(file.stem for file in home.glob("data/*.json")):
         found["data"] = ", ".join(data)
-    kept = [a for a in attempts(home) if isinstance(a, dict) and a.get("verb") == "test"]
+    kept = tests_of(attempts(home))
     problems = kept[-1].get("problems") if kept else None
     if isinstance(problems, dict) and problems:
         found["test problems"] = ", ".join(str(of.get("fingerprint", "")) for of in problems.values())
-    if found:
-        tested = (home / "evaluation" / "test.json").stat().st_mtime
-        found["tested"] = datetime.fromtimestamp(tested, UTC).strftime("%Y-%m-%d %H:%M")
+    if date := tested(home):
+        found["tested"] = date[: len("2026-01-01T12:00")].replace("T", " ")
     return found
+
+
+def settings_marks(home: Path) -> tuple[str, ...]:
+    """The fingerprints of the settings that a chain has fitted and tested a run with; none outside of chains."""
+    found = []
+    for verb in ("fit", "test"):
+        with suppress(InputError):
+            found.append(str(json_object(home / f"{verb}.json", "run the chain again").get("fingerprint", "")))
+    return tuple(filter(None, found))
 
 
 def versions(home: Path) -> dict[str, str]:

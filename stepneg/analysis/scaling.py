@@ -13,9 +13,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
+from stepneg.analysis.layout import left_out, seed_of, size_of, tested_homes
 from stepneg.analysis.paired import OTHERS, Graded, column, other_problem, read_evaluated
 from stepneg.analysis.report import read_run
 from stepneg.analysis.resampling import resampled_means
+from stepneg.analysis.run_facts import tested
 from stepneg.errors import InputError
 from stepneg.links import unlinked
 from stepneg.whole import write_whole
@@ -41,22 +43,28 @@ class Measured:
         return sorted(size for name, size in self.correct if name == method)
 
 
+def cell_of(home: Path, root: Path) -> tuple[int, str] | None:
+    """Size and seed of a run of the sweep; None for other runs below its root."""
+    match home.relative_to(root).parts:
+        case (first, second, _) if (size := size_of(first)) is not None and (seed := seed_of(second)):
+            return size, seed
+    return None
+
+
 def read_sweep(root: Path) -> Measured:
     """The evaluated runs in ``root/size-N/seed-M/METHOD``; of each (method, size), the seeds that all of them have.
 
     Raises:
         InputError: there is none, or they were not evaluated on the same problems.
     """
-    homes = sorted(
-        (file.parent.parent for file in root.glob("size-*/seed-*/*/evaluation/test.json")),
-        key=lambda home: (home / "evaluation" / "test.json").stat().st_mtime,
-    )
-    if not homes:
+    cells = {home: cell for home in tested_homes(root) if (cell := cell_of(home, root)) is not None}
+    if not cells:
         raise InputError(f"{root}: no cell of a sweep below it has been tested; run `stepneg sweep` first")
     found: dict[tuple[str, int], dict[str, dict[str, Graded]]] = {}
     facts = []
-    for home in homes:
-        size, seed = int(home.parent.parent.name.removeprefix("size-")), home.parent.name.removeprefix("seed-")
+    dates = {home: tested(home) for home in cells}
+    for home in sorted(cells, key=lambda home: (not dates[home], dates[home])):  # without a record last, by name
+        size, seed = cells[home]
         found.setdefault((home.name, size), {})[seed] = read_evaluated(home)
         row = read_run(home)
         names = ("sampled_tokens", "trained_tokens", "seconds")
@@ -246,7 +254,8 @@ def scaling(root: Path, baseline: str = "sft") -> str:
     measured = read_sweep(root)
     table = efficiency_table(measured, baseline)
     write_whole(root / "scaling.csv", table.to_csv(index=False))
-    text = markdown(table, baseline)
+    elsewhere = [home for home in tested_homes(root) if cell_of(home, root) is None]
+    text = markdown(table, baseline) + left_out(elsewhere, root, "size-N/seed-M of the sweep")
     write_whole(root / "scaling.md", text + "\n")
     plot(table, baseline).savefig(unlinked(root / "scaling.png"), dpi=130)
     return text

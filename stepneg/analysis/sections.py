@@ -1,5 +1,6 @@
 """The sections of a report: tables and texts over evaluated runs."""
 
+import hashlib
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -69,6 +70,22 @@ def over_seeds(frame: pd.DataFrame) -> Table | None:
     headers += names if len(names) > 2 else ["pass@k", "maj@k"][: len(names)]
     caption = "Means over seeds; the standard deviation, in points, is that between seeds (n - 1)."
     return Table("Over seeds", caption, [*headers, "sampled tokens", "trained tokens"], rows) if rows else None
+
+
+def copies(frame: pd.DataFrame) -> str:
+    """A line for each method of which seeds have the same settings and graded solutions, as copied folders have."""
+    said = "have the same settings and the same graded solutions; they are copies, and the spread counts each"
+    lines = []
+    for label, runs in frame.groupby("label", sort=False):
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for row in runs.to_dict("records"):
+            home = Path(row["home"])
+            rows = home / "evaluation" / "test.jsonl"
+            if (marks := run_facts.settings_marks(home)) and rows.is_file():
+                alike.setdefault((*marks, hashlib.sha256(rows.read_bytes()).hexdigest()), []).append(str(row["seed"]))
+        many = [", ".join(seeds) for seeds in alike.values() if len(seeds) > 1]
+        lines += [f"- {escaping.markdown(str(label))}: seeds {seeds} {said}" for seeds in many]
+    return "\n".join(lines)
 
 
 def differences(frame: pd.DataFrame, baseline: str | None, damaged: dict[Path, InputError]) -> Table | None:

@@ -1,5 +1,6 @@
 """A study's table: means over seeds of each run of a chain, held against one of them, and a plot."""
 
+import sys
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from stepneg.analysis.layout import group_of, left_out, seed_of, tested_homes
 from stepneg.analysis.paired import OTHERS, Graded, column, other_problem, read_evaluated
 from stepneg.analysis.report import read_runs
 from stepneg.analysis.resampling import resampled_means
@@ -20,10 +22,13 @@ from stepneg.reading import json_object, number
 from stepneg.whole import write_whole
 
 RESAMPLES = 2000
+WHERE = "seed-N of the chain"
 
 
 def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
     """A row for each run of the chain: means over seeds, the difference to the baseline's, both with 95 % intervals.
+
+    Its runs are those in ``root/seed-N``; others below the root are left out.
 
     Columns: method, seeds, accuracy with its ``_low`` and ``_high``, difference, difference_low, difference_high
     (accuracy, same seeds and problems), pass@k for each k that runs were tested with (nan unless all seeds were), and
@@ -34,6 +39,9 @@ def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
         InputError: nothing is tested, the baseline is missing, or runs were not tested on the same problems.
     """
     runs = read_runs(root)
+    runs = runs[(runs["group"] == "") & (runs["seed"] != "")]
+    if runs.empty:
+        raise InputError(f"{root}: no tested run is in a folder {WHERE}; name the root of a chain")
     methods = list(dict.fromkeys(runs["method"]))
     if baseline not in methods:
         raise InputError(f"{root}: no tested run is called {baseline}; --baseline is one of {', '.join(methods)}")
@@ -141,7 +149,12 @@ def over_seeds(root: Path, verb: str) -> pd.DataFrame | None:
     Returns:
         None if the chain has no such command.
     """
-    files = sorted(root.glob(f"seed-*/*/{verb}.csv"))
+    files = []
+    for file in sorted(root.glob(f"seed-*/*/{verb}.csv")):
+        if seed_of(file.parent.parent.name):
+            files.append(file)
+        else:
+            print(f"{file} is left out: it is not in a folder seed-N", file=sys.stderr)
     if not files:
         return None
     frames = []
@@ -150,7 +163,7 @@ def over_seeds(root: Path, verb: str) -> pd.DataFrame | None:
             rows = pd.read_csv(file)
         except (OSError, ValueError) as error:  # pandas' own errors are of the latter kind
             raise InputError(f"{file}: no table ({error}); run `stepneg {verb}` again") from error
-        frames.append(rows.assign(stage=file.parent.name, seed=file.parent.parent.name.removeprefix("seed-")))
+        frames.append(rows.assign(stage=file.parent.name, seed=seed_of(file.parent.parent.name)))
     frame = pd.concat(frames)
     write_whole(root / f"{verb}.csv", frame.to_csv(index=False))
     return frame
@@ -169,6 +182,7 @@ def study(root: Path, baseline: str) -> str:
     frame = read_study(root, baseline)
     write_whole(root / "study.csv", frame.to_csv(index=False))
     plot(frame, baseline).savefig(unlinked(root / "study.png"), dpi=130)
-    text = table(frame, baseline)
+    elsewhere = [home for home in tested_homes(root) if group_of(home, root) or not seed_of(home.parent.name)]
+    text = table(frame, baseline) + left_out(elsewhere, root, WHERE)
     write_whole(root / "study.md", text + "\n")
     return text

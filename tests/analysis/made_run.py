@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -12,6 +13,7 @@ from stepneg.data.prepared import Built, write_built
 from stepneg.data.rows import Example, Row
 from stepneg.evaluation import Evaluated
 from stepneg.problems import Problem
+from stepneg.record import NEEDED
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 UNICODE = dict(zip(range(256), sorted(ALPHABET), strict=True))
@@ -75,6 +77,15 @@ def write_run(
     config = {"data": {"class_path": "stepneg.data.pairs.Pairs", "init_args": init}}
     (run / "config.yaml").write_text(json.dumps(config))  # YAML holds JSON
     return run
+
+
+def write_attempt(home: Path, verb: str, ended: datetime, **facts: object) -> None:
+    """The record of an attempt that ended well after a minute, in the order of their ends."""
+    started = ended - timedelta(minutes=1)
+    known = {"verb": verb, "started": started.isoformat(), "ended": ended.isoformat(), "exit": 0, "home": str(home)}
+    attempt = dict.fromkeys(NEEDED) | known | {"settings": {}, "inputs": [], "versions": {}} | facts
+    (home / "attempts").mkdir(parents=True, exist_ok=True)
+    (home / "attempts" / f"{started:%Y%m%dT%H%M%S}Z-{verb}-host-1.json").write_text(json.dumps(attempt))
 
 
 def evaluated(name: str, greedy: str, right: bool, extracted: str | None, **meta: str | int) -> Evaluated:

@@ -111,3 +111,46 @@ def test_evaluations_without_questions_are_compared(questions: list[object], tmp
     first = evaluation(tmp_path / "a.jsonl", ["1 + 1?", "2 + 2?", "3 + 3?"])
     second = evaluation(tmp_path / "b.jsonl", questions)
     assert "3 problems in both." in compare_files(first, second)
+
+
+def sampled(file: Path, correct: list[int], k: int) -> Path:
+    """An evaluation of k samples a problem, of which so many are right."""
+    rows = [
+        {"problem_id": f"p{i}", "correct": right > 0, "majority_correct": 2 * right > k, "samples_correct": right}
+        | {"samples": ["1"] * k}
+        for i, right in enumerate(correct)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_the_vote_of_other_numbers_of_samples_is_not_compared(tmp_path: Path) -> None:
+    one = sampled(tmp_path / "1.jsonl", [1, 0, 0, 1], 1)
+    five = sampled(tmp_path / "5.jsonl", [5, 3, 1, 4], 5)
+    for first, second in ((one, five), (five, one)):
+        lines = compare_files(first, second).splitlines()
+        cells = {line.split(" | ")[0].removeprefix("| "): line.strip("| ").split(" | ") for line in lines[2:4]}
+        assert list(cells) == ["accuracy", "mean of the samples"]
+        assert len(cells["accuracy"]) == 7
+        assert len(cells["mean of the samples"]) == 4  # a sign test would tell who draws more
+        assert "maj@" not in "\n".join(lines[:5])
+    said = "5 in the first, 1 in the second; maj@k and the test of the samples' mean are left out."
+    assert lines[-1] == f"Samples a problem: {said}"
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(one.read_text() + five.read_text().replace('"p', '"q').replace("qroblem", "problem"))
+    assert "Samples a problem: 1 to 5 in the first, 1 to 5 in the second; maj@k and" in compare_files(mixed, mixed)
+
+
+def test_the_vote_is_called_by_its_number_of_samples(tmp_path: Path) -> None:
+    five = sampled(tmp_path / "5.jsonl", [5, 3, 1, 4], 5)
+    text = compare_files(five, five)
+    assert "| maj@5 | 75.0 % | 75.0 % |" in text
+    assert "left out" not in text
+
+
+def test_two_rows_of_a_problem_are_refused(tmp_path: Path) -> None:
+    file = sampled(tmp_path / "5.jsonl", [5, 3], 5)
+    file.write_text(file.read_text() + file.read_text().splitlines()[0].replace("true", "false") + "\n")
+    with pytest.raises(InputError, match=r"5\.jsonl, line 3: problem_id 'p0' stands in an earlier row, too; ") as said:
+        read_evaluated(file)
+    assert "\n" not in str(said.value)

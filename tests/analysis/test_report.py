@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import re
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,14 @@ from stepneg.cli import main
 from stepneg.errors import InputError
 from stepneg.evaluation import Evaluated, Evaluation, break_down
 from stepneg.grading.estimators import wilson
+from tests.analysis.made_run import write_attempt
 
 
 def run(home: Path, correct: list[bool], k: int = 5, question: str = "", **settings: object) -> Path:
-    """A run with this verdict on each problem, levels 1 and 2 in turn, every sample as the greedy solution."""
+    """A run with this verdict on each problem, levels 1 and 2 in turn, every sample as the greedy solution.
+
+    The later it is made the later it was tested.
+    """
     rows = [
         Evaluated(
             f"p{i}", "", "1", right, None, "exact", False, k * right, (None,) * k, right, {"level": i % 2 + 1}, question
@@ -41,7 +47,12 @@ def run(home: Path, correct: list[bool], k: int = 5, question: str = "", **setti
     config = {"seed_everything": 0, "trainer": {"default_root_dir": str(home)}, "data": {"init_args": settings}}
     (home / "config.yaml").write_text("# lightning.pytorch==2.6.6\n" + json.dumps(config))
     (home / "fit.json").write_text(json.dumps({"fingerprint": f"mark-{home.name}", "argv": []}))
+    run.clock += timedelta(minutes=1)
+    write_attempt(home, "test", run.clock, versions={"lightning.pytorch": "2.6.6"})
     return home
+
+
+run.clock = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def logged(home: Path, scalars: dict[str, list[float]]) -> None:
@@ -147,6 +158,83 @@ def test_the_tables_in_latex(root: Path) -> None:
     assert r"\label{tab:a-b}" in table
     assert r"50 \% \& more \\" in table
     assert latex(r"\input{x}") == r"\textbackslash{}input\{x\}"
+
+
+def copy(root: Path, to: Path) -> Path:
+    """A copy whose files are dated by their names, backwards, as ``cp -r`` leaves them in any order."""
+    shutil.copytree(root, to)
+    for age, file in enumerate(sorted(to.rglob("*"))):
+        os.utime(file, (2_000_000_000 - age, 2_000_000_000 - age))
+    return to
+
+
+def test_a_report_over_a_copy_is_the_same(tmp_path: Path) -> None:
+    """Its rows are in the order of the tests, its dates and its data are those of the records."""
+    root = tmp_path / "chain"
+    for name, verdicts in (("second", HALF), ("first", RIGHT), ("unrecorded", HALF), ("not_recorded", HALF)):
+        home = run(root / "seed-0" / name, verdicts)
+        (home / "data").mkdir()
+        for traces, number in (("new", 3), ("old", 1), ("stopped", 2)):
+            pit = json.dumps({"correct": False, "counts": [[4, 2], [4, 0]]}) + "\n"
+            (home / "data" / f"{traces}.traces.jsonl").write_text(pit * number)
+        (home / "summary.json").write_text(json.dumps({"valued_solutions": 3}))
+        if "recorded" in name:
+            shutil.rmtree(home / "attempts")
+        for minutes, data, code in ((-30, "old", 0), (-20, "new", 0), (30, "stopped", 1)):
+            if "recorded" not in name:
+                files = {f"data/{data}.jsonl": "", f"data/{data}.traces.jsonl": ""}
+                write_attempt(home, "fit", run.clock + timedelta(minutes=minutes), data=files, exit=code)
+    # A test that has failed has left no evaluation.
+    write_attempt(root / "seed-0" / "second", "test", run.clock + timedelta(hours=1), exit=1, problems={"a": {}})
+    other = copy(root, tmp_path / "other")
+    text = report(root)
+    assert report(other) == text.replace(str(root), str(other))
+    assert (other / "report.csv").read_text() == (root / "report.csv").read_text()
+    names = ["second", "first", "not_recorded", "unrecorded"]
+    assert [line.split(" | ")[0] for line in section(text, "Results")[4:8]] == [f"| {name}" for name in names]
+    assert section(text, "Differences")[0].startswith("Against second, ")
+    tested = [line.split(" | ")[2] for line in section(text, "Origin")[4:8]]
+    assert re.fullmatch(r"2026-01-01 ..:.., 2026-01-01 ..:.., , ", ", ".join(tested))
+    assert tested[0] < tested[1]
+    pits = [line.split(" | ")[7] for line in section(text, "Data")[4:]]
+    assert pits == ["3", "3", "", ""]  # of several, no record says which are the run's
+
+
+def test_a_backup_of_a_seed_is_no_further_seed(tmp_path: Path) -> None:
+    root = tmp_path / "chain"
+    for seed, verdicts in ((0, HALF), (1, RIGHT)):
+        run(root / f"seed-{seed}" / "sft", verdicts)
+    shutil.copytree(root / "seed-0", root / "seed-0-old")
+    run(root / "plain", HALF)
+    run(root / "seed-0" / "inner" / "rft", RIGHT)
+    text = report(root)
+    rows = [tuple(line.strip("| ").split(" | ")[:2]) for line in section(text, "Results")[4:9]]
+    assert rows[:3] == [("plain", ""), ("sft", "0"), ("sft", "1")]
+    assert rows[3:] == [("seed-0-old/sft", ""), ("seed-0/inner/rft", "")]
+    assert section(text, "Over seeds")[4].startswith("| sft | 2 | 75.0 % | 35.4 |")
+    assert len(section(text, "Over seeds")) == 5
+    assert "0-old |" not in text
+    frame = pd.read_csv(root / "report.csv", dtype=str, keep_default_na=False)
+    assert dict(zip(frame["method"], frame["seed"], strict=True))["seed-0-old/sft"] == ""
+    assert scalars(root, "seed-0-old/sft")["accuracy"] == 0.5
+    other = copy(root, tmp_path / "other")
+    assert report(other) == text.replace(str(root), str(other))
+
+
+def test_seeds_that_are_copies_are_said(tmp_path: Path) -> None:
+    """By the settings' fingerprints and the graded solutions; a policy that starts all seeds has only the latter."""
+    for seed in (0, 1, 2):
+        for name, verdicts in (("sft", RIGHT if seed == 1 else HALF), ("base", HALF), ("by_hand", HALF)):
+            home = run(tmp_path / f"seed-{seed}" / name, verdicts)
+            mark = "same" if name == "sft" else f"of seed {seed}"
+            (home / "test.json").write_text(json.dumps({"fingerprint": mark}))
+            (home / "fit.json").unlink()
+            if name == "by_hand":
+                (home / "test.json").unlink()
+    text = report(tmp_path)
+    said = "- sft: seeds 0, 2 have the same settings and the same graded solutions; they are copies, "
+    assert f"{said}and the spread counts each" in brief(text).splitlines()
+    assert text.count("they are copies") == 1
 
 
 def test_several_directories_are_compared(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

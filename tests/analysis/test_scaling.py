@@ -1,6 +1,8 @@
 """Efficiency factors: the power law is found again, its inverse is exact, and the bootstrap covers the truth."""
 
 import json
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from stepneg.analysis.scaling import Measured, efficiency, efficiency_table, power_law, read_sweep, scaling
 from stepneg.errors import InputError
+from tests.analysis.made_run import write_attempt
 
 SIZES = [25, 50, 100, 200, 400]
 
@@ -104,6 +107,31 @@ def test_a_sweep_is_read_and_written(tmp_path: Path) -> None:
     written = pd.read_csv(tmp_path / "scaling.csv")
     assert written.loc[written["method"] == "rft", "sampled_tokens"].dropna().tolist() == [7.0, 7.0]
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_the_methods_are_in_the_order_of_their_tests(tmp_path: Path) -> None:
+    """Whatever the dates of the files, of which a copy has others; those without a record stand last, by name."""
+    for minutes, name in enumerate(("zero", "sft", "rft", "by_hand", "another")):
+        home = tmp_path / "size-10" / "seed-0" / name
+        write(home, [True])
+        if minutes < 3:
+            write_attempt(home, "test", datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes))
+    for age, file in enumerate(sorted(tmp_path.rglob("test.json"), reverse=True)):
+        os.utime(file, (age, age))
+    assert read_sweep(tmp_path).methods == ["zero", "sft", "rft", "another", "by_hand"]
+
+
+def test_only_cells_of_the_sweep_are_counted(tmp_path: Path) -> None:
+    for size, right in ((10, 4), (20, 6)):
+        for seed in (0, 1):
+            write(tmp_path / f"size-{size}/seed-{seed}/sft", [i < right for i in range(12)])
+    before = scaling(tmp_path)
+    for folder in ("size-10-old/seed-0", "size-10/seed-0-old", "size-10/backup"):
+        write(tmp_path / folder / "sft", [True])
+    said = "\n\nLeft out, for they are not in a folder size-N/seed-M of the sweep: "
+    said += "size-10-old/seed-0, size-10/backup, size-10/seed-0-old."
+    assert scaling(tmp_path) == before + said
+    assert (tmp_path / "scaling.md").read_text() == before + said + "\n"
 
 
 def test_other_problems_of_the_same_names_are_said(tmp_path: Path) -> None:

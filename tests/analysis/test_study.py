@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from stepneg.analysis.study import over_seeds, plot, read_study, study, table
 from stepneg.errors import InputError
+from tests.analysis.made_run import write_attempt
 
 TESTED = 40
 SUMMARY = {"problems": 8, "examples": 20, "sampled_tokens": 1000, "trained_tokens": 3000}
@@ -35,15 +37,14 @@ def write(
     asked = {"question": question} if question else {}  # an older evaluation has none
     (home / "evaluation" / "test.jsonl").write_text("".join(json.dumps(row | asked) + "\n" for row in rows))
     metrics = {"accuracy": sum(correct) / max(len(correct), 1), "problems": len(correct), f"pass@{k}": pass_at_k}
-    file = home / "evaluation" / "test.json"
-    file.write_text(json.dumps(metrics))
-    write.clock += 1
-    os.utime(file, (write.clock, write.clock))
+    (home / "evaluation" / "test.json").write_text(json.dumps(metrics))
+    write.clock += timedelta(minutes=1)
+    write_attempt(home, "test", write.clock)
     if summary:
         (home / "summary.json").write_text(json.dumps(summary))
 
 
-write.clock = 1_700_000_000
+write.clock = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def first(right: int, of: int = TESTED) -> list[bool]:
@@ -63,6 +64,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_means_and_differences_by_hand(root: Path) -> None:
+    for age, file in enumerate(sorted(root.rglob("*.json"))):  # of a copy the dates tell nothing
+        os.utime(file, (age, age))
     frame = read_study(root, "sft").set_index("method")
     assert list(frame.index) == ["zero", "sft", "rft"]  # as they were tested
     assert frame["seeds"].tolist() == [2, 2, 2]
@@ -140,6 +143,18 @@ def test_problems_are_paired_by_name(tmp_path: Path) -> None:
     assert (row["difference_low"], row["difference_high"]) == (0, 0)
 
 
+def test_only_seeds_of_the_chain_are_counted(root: Path) -> None:
+    """Not a seed's backup, nor what stands elsewhere below the root; which is said."""
+    before = study(root, "sft")
+    for name in ("zero", "sft", "rft"):
+        write(root / "seed-0-old" / name, first(TESTED))
+        write(root / "backup" / "seed-0" / name, first(TESTED), question="other")
+    write(root / "plain", first(TESTED))
+    said = "\n\nLeft out, for they are not in a folder seed-N of the chain: backup/seed-0, plain, seed-0-old."
+    assert study(root, "sft") == before + said
+    assert (root / "study.md").read_text() == before + said + "\n"
+
+
 def refusal(root: Path, baseline: str = "sft") -> str:
     with pytest.raises(InputError) as error:
         read_study(root, baseline)
@@ -152,6 +167,11 @@ def test_a_missing_baseline_is_named(root: Path) -> None:
     message = refusal(root, "dpo")
     assert "no tested run is called dpo" in message
     assert all(name in message for name in ("zero", "sft", "rft"))
+
+
+def test_a_root_without_seeds_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "chain" / "seed-0" / "sft", first(3))
+    assert "no tested run is in a folder seed-N of the chain; name the root of a chain" in refusal(tmp_path)
 
 
 def test_nothing_tested_is_said(tmp_path: Path) -> None:
@@ -255,8 +275,15 @@ def test_the_plot_shows_each_run(root: Path) -> None:
     assert list(line.get_ydata()) == pytest.approx([26 / 40] * 2)  # the baseline's accuracy
 
 
-def test_the_rows_of_a_studys_command_are_gathered_over_seeds(tmp_path: Path) -> None:
+def test_the_rows_of_a_studys_command_are_gathered_over_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert over_seeds(tmp_path, "credit") is None
+    (tmp_path / "seed-0-old" / "look").mkdir(parents=True)
+    (tmp_path / "seed-0-old" / "look" / "credit.csv").write_text("policy,exact\nsft,0.9\n")
+    assert over_seeds(tmp_path, "credit") is None
+    said = f"{tmp_path}/seed-0-old/look/credit.csv is left out: it is not in a folder seed-N\n"
+    assert capsys.readouterr().err == said
     for seed in (0, 11):
         (tmp_path / f"seed-{seed}" / "look").mkdir(parents=True)
         rows = pd.DataFrame([{"policy": "sft", "exact": seed / 100}, {"policy": "rft", "exact": 0.5}])
