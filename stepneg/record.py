@@ -245,6 +245,11 @@ def last_data(kept: Iterable[dict[str, Any]]) -> set[str]:
     return set(listed[-1]) if listed else set()
 
 
+def data_of_last_fit(home: Path) -> set[str]:
+    """The files that a run's last fit lists as its data; empty where it has not ended well, or there is no record."""
+    return last_data([attempt for attempt in attempts(home) if attempt["verb"] == "fit"][-1:])
+
+
 def begun(root: Path) -> dict[str, str]:
     """The files by which the runs of a chain tell with which settings they began, and what these say."""
     return {str(file.relative_to(root)): file.read_text() for file in sorted(root.glob("**/*.started"))}

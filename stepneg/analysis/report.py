@@ -108,7 +108,8 @@ def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputEr
     groups = sorted(dict.fromkeys(frame["group"]), key=bool)  # the root's own seeds first
     frame["order"] = frame["group"].map({group: place for place, group in enumerate(groups)})
     frame["unrecorded"] = frame["tested"] == ""
-    return frame.sort_values(["order", "seed", "unrecorded", "tested"]).reset_index(drop=True), damaged
+    frame["number"] = [int(seed or -1) for seed in frame["seed"]]
+    return frame.sort_values(["order", "number", "unrecorded", "tested"]).reset_index(drop=True), damaged
 
 
 def order_finding(frame: pd.DataFrame, methods: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from stepneg.errors import InputError
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem
 from stepneg.reading import byte_lines, json_object
-from stepneg.record import config_file
+from stepneg.record import config_file, data_of_last_fit
 
 T = TypeVar("T")
 SPURIOUS = -0.3  # a spurious step of a right solution has at most this advantage, as `stepneg spurious` has it
@@ -200,9 +200,13 @@ def read_settings(file: Path, notes: list[str]) -> Settings:
 
 
 def newest_data(run: Path, notes: list[str]) -> Path | None:
-    """RUN/data/FINGERPRINT.jsonl of the newest settings. A fit that was stopped left only the files beside it."""
+    """RUN/data/FINGERPRINT.jsonl of the last fit, or, where no record tells it, of the newest settings.
+
+    A fit that was stopped left only the files beside it.
+    """
     made = {file.with_name(f"{file.name.partition('.')[0]}.jsonl"): file for file in run.glob("data/*.jsonl")}
-    newest = sorted(made, key=lambda file: -made[file].stat().st_mtime)
+    own = data_of_last_fit(run)
+    newest = sorted(made, key=lambda file: (f"data/{file.name}" not in own, -made[file].stat().st_mtime))
     if newest[1:]:
         notes.append(f"data of earlier settings is left out: {', '.join(file.stem for file in newest[1:])}")
     return newest[0] if newest else None

@@ -22,6 +22,7 @@ from stepneg.grading.batch import grade_all
 from stepneg.policy_folder import exported_template, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.progress import Bar
+from stepneg.record import data_of_last_fit
 from stepneg.resolved import resolve_run
 from stepneg.sampling.engine import Decoding, Ids
 from stepneg.sampling.store import Sampler, prompt_key
@@ -202,7 +203,8 @@ def export_pairs(run: Path, output: Path) -> str:
     files = [f for f in (run / "data").glob("*.jsonl") if f.suffixes == [".jsonl"]]  # no traces, no problems
     if not files:
         raise InputError(f"{run}: is no run directory with training data; name one of stepneg fit")
-    file = max(files, key=lambda f: f.stat().st_mtime)  # a fit with other settings leaves another
+    own = data_of_last_fit(run)  # a fit with other settings leaves another, and a copy other times
+    file = max(files, key=lambda f: (f"data/{f.name}" in own, f.stat().st_mtime))
     data: Any = resolve_run(run).data
     tokenizer = load_tokenizer(data.policy, data.template)
     asked = {encode_prompt(tokenizer, data.template, p.question): p for p in data.load_problems()}

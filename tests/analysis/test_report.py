@@ -200,6 +200,13 @@ def test_a_report_over_a_copy_is_the_same(tmp_path: Path) -> None:
     assert pits == ["3", "3", "", ""]  # of several, no record says which are the run's
 
 
+def test_seeds_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for seed in (10, 2, 0):
+        run(tmp_path / f"seed-{seed}" / "sft", RIGHT)
+    report(tmp_path)
+    assert list(pd.read_csv(tmp_path / "report.csv")["seed"]) == [0, 2, 10]
+
+
 def test_a_backup_of_a_seed_is_no_further_seed(tmp_path: Path) -> None:
     root = tmp_path / "chain"
     for seed, verdicts in ((0, HALF), (1, RIGHT)):

@@ -19,6 +19,7 @@ from stepneg.credit.values import advantages, bok, first_pit
 from stepneg.data.prepared import Built
 from stepneg.data.rows import Row
 from stepneg.errors import InputError
+from stepneg.record import start
 from stepneg.studies import spurious
 from tests.analysis import made_run
 from tests.analysis.made_run import (
@@ -182,6 +183,20 @@ def test_the_newest_data_is_shown(tmp_path):
     found = read(run)
     assert len(found.solutions) == 9
     assert found.notes == ["data of earlier settings is left out: aaaabbbbccccdddd"]
+
+
+def test_a_copy_shows_the_data_of_the_last_fit_whatever_the_dates_of_its_files(tmp_path):
+    run = made(tmp_path)
+    write_run(tmp_path, Built([], {}, [WRONG]), [ADA], "aaaabbbbccccdddd")
+    record = start("fit", ["fit"], {}, run) | {"exit": 0, "data": {f"data/{FILE}.jsonl": "mark"}}
+    (run / "attempts").mkdir()
+    (run / "attempts" / "0.json").write_text(json.dumps(record))
+    for number, stem in enumerate((FILE, "aaaabbbbccccdddd")):
+        for file in (run / "data").glob(f"{stem}*"):
+            os.utime(file, (number, number))
+    assert read(run).notes == ["data of earlier settings is left out: aaaabbbbccccdddd"]
+    (run / "attempts" / "1.json").write_text(json.dumps(record | {"exit": None, "data": {}}))  # another that goes on
+    assert read(run).notes == [f"data of earlier settings is left out: {FILE}"]
 
 
 def test_long_texts_are_cut_and_say_so(tmp_path):
