@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from stepneg import __version__
 from stepneg.cli import main
 from stepneg.commands import SUMMARIES, VERBS
 from stepneg.problems import Problem
@@ -239,3 +240,11 @@ def test_ctrl_c_before_training_is_in_the_record(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("stepneg: interrupted; the same command")
     (attempt,) = attempts(tmp_path)
     assert (attempt["exit"], attempt["error"]) == (130, "KeyboardInterrupt: ")
+
+
+def test_the_version_is_said(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"stepneg {__version__}\n"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "stepneg --version" in capsys.readouterr().out
