@@ -125,14 +125,21 @@ def print_places(root: Path) -> None:
 
 
 def told(config: jsonargparse.Namespace, repeat: list["Cell"]) -> str | None:
-    """What a chain would run, for --dry_run and --jobs; None without these."""
+    """What a chain would run, for --dry_run and --jobs; None without these.
+
+    Raises:
+        InputError: there is no run that --only names.
+    """
     from stepneg.pipeline import dry_run
 
+    folder, stages, only = folder_of(config), stages_of(config), config.only
     if config.jobs:
         from stepneg.draw import chain_jobs  # imports of seconds, which --help shall not wait for
 
-        return chain_jobs(folder_of(config), stages_of(config), repeat)
-    return dry_run(folder_of(config), stages_of(config), repeat) if config.dry_run else None
+        return chain_jobs(folder, stages, repeat, only)
+    if config.dry_run:
+        return dry_run(folder, stages, repeat, only, config.part, config.tensor_parallel_size)
+    return None
 
 
 def write_tables(config: jsonargparse.Namespace) -> None:
@@ -197,7 +204,7 @@ def parsed(parser: jsonargparse.ArgumentParser, argv: list[str]) -> jsonargparse
     """The options of a chain; those with a default are there.
 
     Raises:
-        InputError: one of them is null, which jsonargparse lets pass.
+        InputError: one of them is null, which jsonargparse lets pass, or seeds or sizes are none, or stand there twice.
     """
     config = parse(parser, argv)
     for name in ("seeds", "sizes", "stages", "args", "overlays", "constants", "order"):
@@ -205,6 +212,12 @@ def parsed(parser: jsonargparse.ArgumentParser, argv: list[str]) -> jsonargparse
             raise InputError(f"{name}: is null; give it a value, or leave it out")
         if name in ("seeds", "sizes") and config.get(name) == []:
             raise InputError(f"{name}: is empty, so nothing would run; give at least one, or leave it out")
+    for name, least in (("seeds", 0), ("sizes", 1)):
+        given = config.get(name) or []
+        if twice := [number for number in given if given.count(number) > 1]:
+            raise InputError(f"{name}: {twice[0]} stands there more than once; name each once")
+        if given and min(given) < least:
+            raise InputError(f"{name}: {min(given)} is below {least}; give whole numbers from {least}")
     return config
 
 

@@ -13,6 +13,7 @@ from stepneg.mistakes import EXAMPLES, explain
 
 SFT, DPO = "--config=configs/arithmetic/sft.yaml", "--config=configs/arithmetic/step_dpo.yaml"
 CHAIN = "--config=configs/arithmetic/pipeline.yaml"
+SWEEP = "--config=configs/arithmetic/scaling.yaml"
 FIT_EXAMPLE = "for example: stepneg fit --config configs/arithmetic/sft.yaml"
 EVALUATION = "trainer:\n  callbacks:\n  - class_path: stepneg.callbacks.evaluation.VLLMEvaluation\n    init_args:\n"
 
@@ -273,6 +274,12 @@ OTHERS = [
     (["pipeline", CHAIN, "--sed=[0]"], "there is no option --sed; did you mean --seeds?"),
     (["pipeline", CHAIN, "--seeds=a"], "--seeds is 'a', not a list; write for example --seeds [0, 1]"),
     (["pipeline", CHAIN, "--seeds=[a]"], "--seeds is 'a', not a whole number; write for example --seeds 8"),
+    (["pipeline", CHAIN, "--seeds=[0,1,0]", "--dry_run"], "seeds: 0 stands there more than once; name each once"),
+    (["pipeline", CHAIN, "--seeds=[0,-1]", "--dry_run"], "seeds: -1 is below 0; give whole numbers from 0"),
+    (["estimate", CHAIN, "--seeds=[2,2]"], "seeds: 2 stands there more than once; name each once"),
+    (["sweep", SWEEP, "--sizes=[8,8]", "--dry_run"], "sizes: 8 stands there more than once; name each once"),
+    (["sweep", SWEEP, "--sizes=[8,0]", "--jobs"], "sizes: 0 is below 1; give whole numbers from 1"),
+    (["estimate", CHAIN, "--sizes=[-8]"], "sizes: -8 is below 1; give whole numbers from 1"),
     (
         ["sweep", "--config=configs/arithmetic/scaling.yaml", "--size=[1]"],
         "there is no option --size; did you mean --sizes?",
