@@ -1,7 +1,9 @@
 """The verbs that run several runs: pipeline, sweep and estimate, and the options that they share."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -166,11 +168,25 @@ def write_tables(config: jsonargparse.Namespace) -> None:
                 print(f"{stage}, means over seeds:\n{table(rows)}")
 
 
+class ChainParser(Parser):
+    """The parser of a chain, whose files are named from the folder of the chain's own file."""
+
+    def dump(self, namespace: jsonargparse.Namespace, *args: Any, **kwargs: Any) -> str:
+        """What --print_config prints: with whole paths, so that it is the same chain wherever it is put."""
+        if not (namespace.get("config") and namespace.get("stages")):  # as of a stage, by a parser of this class
+            return super().dump(namespace, *args, **kwargs)
+        folder, shown = folder_of(namespace).absolute(), deepcopy(namespace)
+        stages = [stage.get("init_args", stage) for stage in shown.stages]
+        for of, key in [*((stage, "config") for stage in stages), (shown, "overlays")]:
+            of[key] = [os.path.normpath(folder / name) for name in of.get(key) or []]
+        return super().dump(shown, *args, **kwargs)
+
+
 def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentParser:
     """The options that chains share."""
     from stepneg.pipeline import Stage, Value
 
-    parser = Parser(prog=f"stepneg {verb}", description=description)
+    parser = ChainParser(prog=f"stepneg {verb}", description=description)
     parser.add_argument("--config", action="config", required=True, help="the chain, a YAML file; more change it")
     parser.add_argument("--root", type=Path, required=True, help="run directory")
     parser.add_argument("--seeds", type=list[int], default=[0], help="each repeats the chain in ROOT/seed-N")
