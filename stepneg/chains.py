@@ -1,7 +1,9 @@
 """The verbs that run several runs: pipeline, sweep and estimate, and the options that they share."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -125,14 +127,21 @@ def print_places(root: Path) -> None:
 
 
 def told(config: jsonargparse.Namespace, repeat: list["Cell"]) -> str | None:
-    """What a chain would run, for --dry_run and --jobs; None without these."""
+    """What a chain would run, for --dry_run and --jobs; None without these.
+
+    Raises:
+        InputError: there is no run that --only names.
+    """
     from stepneg.pipeline import dry_run
 
+    folder, stages, only = folder_of(config), stages_of(config), config.only
     if config.jobs:
         from stepneg.draw import chain_jobs  # imports of seconds, which --help shall not wait for
 
-        return chain_jobs(folder_of(config), stages_of(config), repeat)
-    return dry_run(folder_of(config), stages_of(config), repeat) if config.dry_run else None
+        return chain_jobs(folder, stages, repeat, only)
+    if config.dry_run:
+        return dry_run(folder, stages, repeat, only, config.part, config.tensor_parallel_size)
+    return None
 
 
 def write_tables(config: jsonargparse.Namespace) -> None:
@@ -159,11 +168,25 @@ def write_tables(config: jsonargparse.Namespace) -> None:
                 print(f"{stage}, means over seeds:\n{table(rows)}")
 
 
+class ChainParser(Parser):
+    """The parser of a chain, whose files are named from the folder of the chain's own file."""
+
+    def dump(self, namespace: jsonargparse.Namespace, *args: Any, **kwargs: Any) -> str:
+        """What --print_config prints: with whole paths, so that it is the same chain wherever it is put."""
+        if not (namespace.get("config") and namespace.get("stages")):  # as of a stage, by a parser of this class
+            return super().dump(namespace, *args, **kwargs)
+        folder, shown = folder_of(namespace).absolute(), deepcopy(namespace)
+        stages = [stage.get("init_args", stage) for stage in shown.stages]
+        for of, key in [*((stage, "config") for stage in stages), (shown, "overlays")]:
+            of[key] = [os.path.normpath(folder / name) for name in of.get(key) or []]
+        return super().dump(shown, *args, **kwargs)
+
+
 def chain_parser(verb: str, description: str | None) -> jsonargparse.ArgumentParser:
     """The options that chains share."""
     from stepneg.pipeline import Stage, Value
 
-    parser = Parser(prog=f"stepneg {verb}", description=description)
+    parser = ChainParser(prog=f"stepneg {verb}", description=description)
     parser.add_argument("--config", action="config", required=True, help="the chain, a YAML file; more change it")
     parser.add_argument("--root", type=Path, required=True, help="run directory")
     parser.add_argument("--seeds", type=list[int], default=[0], help="each repeats the chain in ROOT/seed-N")
@@ -197,7 +220,7 @@ def parsed(parser: jsonargparse.ArgumentParser, argv: list[str]) -> jsonargparse
     """The options of a chain; those with a default are there.
 
     Raises:
-        InputError: one of them is null, which jsonargparse lets pass.
+        InputError: one of them is null, which jsonargparse lets pass, or seeds or sizes are none, or stand there twice.
     """
     config = parse(parser, argv)
     for name in ("seeds", "sizes", "stages", "args", "overlays", "constants", "order"):
@@ -205,6 +228,12 @@ def parsed(parser: jsonargparse.ArgumentParser, argv: list[str]) -> jsonargparse
             raise InputError(f"{name}: is null; give it a value, or leave it out")
         if name in ("seeds", "sizes") and config.get(name) == []:
             raise InputError(f"{name}: is empty, so nothing would run; give at least one, or leave it out")
+    for name, least in (("seeds", 0), ("sizes", 1)):
+        given = config.get(name) or []
+        if twice := [number for number in given if given.count(number) > 1]:
+            raise InputError(f"{name}: {twice[0]} stands there more than once; name each once")
+        if given and min(given) < least:
+            raise InputError(f"{name}: {min(given)} is below {least}; give whole numbers from {least}")
     return config
 
 

@@ -1,8 +1,12 @@
 """The ``stepneg`` command: LightningCLI's verbs and stepneg's own."""
 
 import errno
+import os
+import select
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn, TextIO
 
 from stepneg.errors import InputError
 
@@ -24,24 +28,84 @@ PLACES = {
 }
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run a verb; bad input or a place that cannot be used ends in one line on standard error and exit code 2."""
-    from stepneg.commands import run
+# How a command goes on after Ctrl-C.
+AGAIN = {
+    "pipeline": "the same command goes on, runs that are done are skipped",
+    "sweep": "the same command goes on, runs that are done are skipped",
+    "fit": "the same command takes up data and samples that are there, with --ckpt_path last also the checkpoint",
+    "rerun": "give another --root, or remove the new directory, to begin again",
+}
+ANY_AGAIN = "what was finished is kept; run the same command again for the rest"
+INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as a shell has them
 
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a verb.
+
+    Bad input or a place that cannot be used ends in one line on standard error and exit code 2, Ctrl-C in one line and
+    130, and a reader of our output that stops, as ``head`` does, in 141 without a word.
+    """
     argv = list(sys.argv[1:] if args is None else args)
     try:
-        run(argv)
+        from stepneg.commands import run  # within: its imports take long enough for a Ctrl-C
+
+        try:
+            run(argv)
+        except SystemExit:
+            flush()
+            raise
+        flush()
     except InputError as error:
-        end(str(error))
+        end(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        end(f"interrupted; {AGAIN.get(argv[0] if argv else '', ANY_AGAIN)}", INTERRUPTED)
     except OSError as error:
+        if error.errno == errno.EPIPE and any(map(is_unread, (sys.stdout, sys.stderr))):
+            leave(UNREAD)
         if error.errno not in PLACES:
             raise
-        end(f"{error.filename or 'a file'}: {error.strerror}; {PLACES[error.errno]}")
+        end(f"error: {error.filename or 'a file'}: {error.strerror}; {PLACES[error.errno]}", 2)
 
 
-def end(message: str) -> None:
-    """End with one line on standard error."""
+def end(message: str, code: int) -> NoReturn:
+    """End with one line on standard error and an exit code."""
     from stepneg.escaping import one_line
 
-    sys.stderr.write(f"stepneg: error: {one_line(message)}\n")
-    raise SystemExit(2) from None
+    with suppress(BrokenPipeError):
+        sys.stderr.write(f"stepneg: {one_line(message)}\n")
+        sys.stderr.flush()
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End with an exit code; what is left in the buffers and cannot be written is dropped.
+
+    Python would write it at exit, complain, and end with 120.
+    """
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # none where it is closed
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise SystemExit(code) from None
+
+
+def flush() -> None:
+    """Write out what is buffered of standard output, if there is one.
+
+    Raises:
+        OSError: the other end of its pipe is gone, or its disk is full.
+    """
+    if sys.stdout:
+        sys.stdout.flush()
+
+
+def is_unread(stream: TextIO | None) -> bool:
+    """Whether a stream is a pipe whose other end is gone: a broken pipe may also be one to a process of ours."""
+    poll = select.poll()
+    try:
+        if stream:
+            poll.register(stream, select.POLLOUT)
+    except (OSError, ValueError):  # one in memory
+        return False
+    return any(events & select.POLLERR for _, events in poll.poll(0))

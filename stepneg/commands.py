@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jsonargparse
 
+from stepneg import __version__
 from stepneg.chains import estimate_verb, pipeline_verb, sweep_verb
 from stepneg.errors import InputError
 from stepneg.options import Parser, call, parse
@@ -201,7 +202,8 @@ def usage() -> str:
     ]
     for heading, verbs in SUMMARIES.items():
         lines += [f"{heading}:", *(f"  {name:<12}{what}" for name, what in verbs.items()), ""]
-    return "\n".join([*lines, "stepneg VERB --help explains a verb; options come from --config FILE.yaml, too."])
+    lines.append("stepneg VERB --help explains a verb; options come from --config FILE.yaml, too.")
+    return "\n".join([*lines, "stepneg --version says which this is."])
 
 
 TRAINING = "Training, by LightningCLI"
@@ -268,6 +270,9 @@ def run(argv: list[str], summary: bool = True) -> None:
     if argv[:1] in ([], ["-h"], ["--help"]):
         print(usage())
         raise SystemExit(0 if argv else 2)
+    if argv == ["--version"]:
+        print(f"stepneg {__version__}")
+        return
     known = [verb for verbs in SUMMARIES.values() for verb in verbs]
     if argv[0] not in known and not argv[0].startswith("-"):
         near = get_close_matches(argv[0], known, 1)

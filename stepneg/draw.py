@@ -17,7 +17,7 @@ from stepneg.data.rows import encode_prompt
 from stepneg.errors import InputError
 from stepneg.evaluation import draw_solutions
 from stepneg.jobs import Job, jobs_of, lines, submissions
-from stepneg.pipeline import TRAINER_VERBS, Cell, Draw, Stage, part_of
+from stepneg.pipeline import TRAINER_VERBS, Cell, Draw, Stage, part_of, run_name, runs, selected
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem
 from stepneg.resolved import evaluation_of, resolver, start_of
@@ -43,8 +43,19 @@ def drawn_by(given: jsonargparse.Namespace, verb: str) -> tuple[Draw, ...]:
     return ("evaluation",) if verb == "test" and callback and callback.sources["test"] else ()
 
 
-def chain_jobs(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell]) -> str:
-    """What is left of a chain as jobs, a line each. Each run's options are parsed: what is wrong in them shows here."""
+def chain_jobs(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell], only: str | None = None) -> str:
+    """What is left of a chain as jobs, a line each. Each run's options are parsed: what is wrong in them shows here.
+
+    Args:
+        folder: where the stages' configuration files are.
+        stages: the chain.
+        repeat: each cell repeats the chain.
+        only: the runs or draws that are listed, see :func:`~stepneg.pipeline.selected`; None for all.
+
+    Raises:
+        InputError: there is no run ``only``, or an option of a run is wrong.
+    """
+    found = None if only is None else selected(runs(list(stages), list(repeat)), only)
     jobs = jobs_of(folder, stages, repeat)
     of_trainer = [job for job in jobs if job.verb in TRAINER_VERBS and not job.done]
     parser = resolver(of_trainer[0].argv) if of_trainer else None
@@ -52,7 +63,13 @@ def chain_jobs(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell]) ->
     def draws(job: Job) -> Sequence[Draw]:
         return drawn_by(parser.resolve(job.argv), job.verb) if parser and job.verb in TRAINER_VERBS else ()
 
-    return lines(submissions(jobs, draws))
+    every = submissions(jobs, draws)
+    if found is not None:
+        names = {run_name(cell, stage, found[1] or verb) for cell, stage, verb in found[0]}
+        every = [s for s in every if s.name in names]
+        # What is not listed is not submitted, and nothing can wait for it.
+        every = [replace(s, after=tuple(name for name in s.after if name in names)) for s in every]
+    return lines(every)
 
 
 def draw(what: Draw, part: str, argv: Sequence[str], gpus: int | None = None) -> str:

@@ -1,5 +1,6 @@
 """What is wrong with options, in one line: where it stands, what it is, and what was probably meant."""
 
+import argparse
 import inspect
 import re
 import sys
@@ -8,7 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
+from typing import Literal, get_args, get_origin
 
 import jsonargparse
 
@@ -94,6 +97,8 @@ def explain(
     mistake = read_message(said)
     verb = parser.prog.removeprefix("stepneg").strip() or next(iter(argv), "stepneg")
     for_example = f"; for example: {EXAMPLES[verb]}" if verb in EXAMPLES else ""
+    if other := of_another_verb(parser, verb, given):
+        return f"{other}, none for {verb}{for_example}"
     if mistake.kind == "missing" and not mistake.path:
         needed = [asked(parser, name) for name in mistake.name.split(", ")]
         return f"{verb} needs {' and '.join(filter(None, (', '.join(needed[:-1]), needed[-1])))}{for_example}"
@@ -129,7 +134,9 @@ def explain(
         first = ".".join((*mistake.path, mistake.name.split(", ")[0]))
         return f"{where}{wanted}: missing; give it in the file, or as --{first} VALUE"
     if mistake.kind == "type":
-        return f"{where}{key} is {shortened(value)!r}, not {type_mend(mistake.expected, value, key, style)}"
+        example = example_of(parser, verb, mistake.path)
+        mend = type_mend(mistake.expected, value, key, style, example)
+        return f"{where}{key} is {shortened(value)!r}, not {mend}"
     return f"{where}{said}" if where else said
 
 
@@ -192,12 +199,49 @@ def shortened(value: str) -> str:
     return value if len(value) <= 80 else value[:77] + "..."
 
 
-def known_keys(parser: jsonargparse.ArgumentParser, verb: str) -> list[tuple[str, ...]]:
-    """The options of a parser, or of its verb, as paths."""
+def of_another_verb(parser: jsonargparse.ArgumentParser, verb: str, given: Given) -> str:
+    """Which file holds nothing but a fit's or a chain's options where those are not asked for; empty if none does."""
+    asked_for = {key[0] for key in known_keys(parser, verb)}
+    tops: dict[Path, set[str]] = {}
+    for file, item in given:
+        if file is not None:
+            tops.setdefault(file, set()).add(item.path[0])
+    for file, keys in tops.items():
+        if keys & asked_for:
+            continue
+        if "stages" in keys:
+            return f"{file}: is a file for `stepneg {'sweep' if 'sizes' in keys else 'pipeline'}`"
+        if keys & {"model", "data", "trainer"}:
+            return f"{file}: is a file for `stepneg fit`"
+    return ""
+
+
+def example_of(parser: jsonargparse.ArgumentParser, verb: str, path: tuple[str, ...]) -> str:
+    """A value of an option that is a list: some of its choices, or its default; empty if it is none."""
+    action = next((a for a in options_of(parser, verb) if tuple(a.dest.split(".")) == path), None)
+    shown = getattr(action, "_typehint", None)
+    lists = [hint for hint in (shown, *get_args(shown)) if get_origin(hint) is list]
+    if action is None or not lists:
+        return ""
+    (inner,) = get_args(lists[0]) or (None,)
+    if get_origin(inner) is Literal:
+        return f"[{','.join(map(str, get_args(inner)[:2]))}]"
+    if inner is str:
+        return f"[{','.join(action.default or ['text'])}]"
+    return TYPES["<class 'list'>"][1] if inner is int else ""
+
+
+def options_of(parser: jsonargparse.ArgumentParser, verb: str) -> list[argparse.Action]:
+    """The options of a parser, or of its verb."""
     for action in parser._actions:
         if isinstance(action.choices, Mapping):
             parser = action.choices.get(verb, parser)
-    names = [action.dest for action in parser._actions if not isinstance(action.choices, Mapping)]
+    return [action for action in parser._actions if not isinstance(action.choices, Mapping)]
+
+
+def known_keys(parser: jsonargparse.ArgumentParser, verb: str) -> list[tuple[str, ...]]:
+    """The options of a parser, or of its verb, as paths."""
+    names = [action.dest for action in options_of(parser, verb)]
     return [tuple(name.split(".")) for name in names if name.split(".")[-1] != "help"]
 
 
@@ -229,13 +273,17 @@ def suggestion(
         for _, item in given
         if item.value and re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", item.value)
     }
+    own = {key[0] for key in known}
     for path, class_path in sorted({**named, **mistake.classes}.items(), key=lambda of: len(of[0])):
-        known += [path + key for key in keys_of_class(class_path) if key != ("params",)]  # that an optimiser gets
+        if path[0] in own:
+            known += [path + key for key in keys_of_class(class_path) if key != ("params",)]  # that an optimiser gets
     path = mistake.path
     depth = next((d for d in range(1, len(path) + 1) if not any(k[:d] == path[:d] for k in known)), len(path))
     path, wrong, rest = path[:depth], path[depth - 1], path[depth:]
     beside = list(dict.fromkeys(k[depth - 1] for k in known if k[: depth - 1] == path[:-1] and len(k) >= depth))
     by_leaf = {key[-1]: key for key in sorted(known, key=len, reverse=True) if len(key) > 1}
+    by_leaf = {name: key for name, key in by_leaf.items() if key != mistake.path}  # which is no help
+    beside = [name for name in beside if (*path[:-1], name) != mistake.path]
     elsewhere = by_leaf.get(mistake.path[-1]) or by_leaf.get(mistake.path[-1] + "s")
     near = get_close_matches(wrong, beside, 1, 0.8 if elsewhere else 0.6)
     near += [name for name in beside if name.replace("_", "") == wrong]
@@ -287,9 +335,9 @@ def spelt(near: tuple[str, ...], key: str, path: tuple[str, ...]) -> str:
     return dashes + ".".join(near)
 
 
-def type_mend(expected: list[str], value: str, key: str, style: str) -> str:
-    """What a value should be, in words, and an example of it."""
-    words, example = [], ""
+def type_mend(expected: list[str], value: str, key: str, style: str, example: str = "") -> str:
+    """What a value should be, in words, and an example of it, which may be given."""
+    words = []
     for said in dict.fromkeys(expected):
         if said.startswith("typing.Literal"):
             choices = [choice.strip("'\" ") for choice in said[len("typing.Literal[") : -1].split(",")]

@@ -225,11 +225,34 @@ def selected(todo: list[tuple[Cell, Stage, Verb]], only: str) -> tuple[list[tupl
     return found, draw
 
 
-def dry_run(folder: Path, stages: list[Stage], repeat: list[Cell]) -> str:
-    """The command line of each run, quoted for a shell; a missing configuration file is an error."""
+def dry_run(
+    folder: Path,
+    stages: list[Stage],
+    repeat: list[Cell],
+    only: str | None = None,
+    part: str = "1/1",
+    gpus: int | None = None,
+) -> str:
+    """The command line of each run or draw that :func:`pipeline` would do were none done, quoted for a shell.
+
+    Raises:
+        InputError: a configuration file is missing, there is no run ``only``, or no share ``part``.
+    """
+    todo, draw = runs(stages, repeat), None
+    if only is not None:
+        todo, draw = selected(todo, only)
+    if draw is not None:
+        part_of(todo, part)
+    every = (arguments(stage, verb, cell, folder) for cell, stage, verb in todo)
     return "\n".join(
-        shlex.join(["stepneg", *arguments(stage, verb, cell, folder)]) for cell, stage, verb in runs(stages, repeat)
+        shlex.join(["stepneg", *(argv if draw is None else drawing(draw, part, gpus, argv))]) for argv in every
     )
+
+
+def drawing(draw: Draw, part: str, gpus: int | None, argv: Sequence[str]) -> list[str]:
+    """The command line that draws a share of what a fit or test, of which ``argv`` is the command line, samples."""
+    shared = [] if gpus is None else [f"--tensor_parallel_size={gpus}"]
+    return ["draw", draw, f"--part={part}", *shared, *draw_options(argv)]
 
 
 def pipeline(
@@ -274,8 +297,7 @@ def pipeline(
         about = f", about {duration(ahead)} left" if ahead is not None else ""
         say(f"[{number}/{len(todo)} {duration(time.monotonic() - started)} so far{about}] {label}")
         if draw is not None:
-            shared = [] if gpus is None else [f"--tensor_parallel_size={gpus}"]
-            run(["draw", draw, f"--part={part}", *shared, *draw_options(planned.argv)])
+            run(drawing(draw, part, gpus, planned.argv))
             continue
         with held(cell.home / stage.name) if leads() else nullcontext():
             (forget_other if leads() else await_lead)(cell.home / stage.name, verb, planned.mark)

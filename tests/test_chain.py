@@ -1,6 +1,7 @@
 """Chains without training: cells and their parts, command lines, what is run again and what is not."""
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from stepneg import __version__
 from stepneg.chains import chain_parser, folder_of, stages_of
+from stepneg.cli import main
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint
 from stepneg.pipeline import OUTPUTS, Cell, Stage, Verb, arguments, cells, dry_run, part_of, pipeline, stage_fingerprint
@@ -266,6 +268,30 @@ def test_options_and_further_files_change_the_chain(tmp_path: Path) -> None:
     assert folder_of(config) == tmp_path / "chain"  # of the first file
     assert stages_of(config)[4].args == {"trainer.max_epochs": 9}
     assert stages_of(parsed(tmp_path, "--config", str(more)))[4].args == {"trainer.max_steps": 1}
+
+
+@pytest.mark.parametrize(("verb", "name"), [("pipeline", "pipeline"), ("sweep", "scaling")])
+def test_a_chain_that_was_printed_is_the_same_from_anywhere(
+    verb: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though a file beside it has the name of one of its stages'."""
+    overlay = f"--overlays=[{os.path.relpath('configs/trainer/fsdp2.yaml', 'configs/arithmetic')}]"
+    argv = [verb, f"--config={Path('configs/arithmetic').resolve()}/{name}.yaml", overlay]
+    main([*argv, "--dry_run"])
+    said = [os.path.normpath(word) for word in shlex.split(capsys.readouterr().out)]
+    printed = tmp_path / "printed.yaml"
+    for words in (argv, [verb, f"--config=configs/arithmetic/{name}.yaml", overlay]):
+        with pytest.raises(SystemExit) as stop:
+            main([*words, "--print_config"])
+        assert stop.value.code == 0
+        printed.write_text(capsys.readouterr().out)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir(tmp_path)
+            (tmp_path / "sft.yaml").write_text("model: {}\n")
+            main([verb, "--config=printed.yaml", "--only=sft:fit", "--dry_run"])
+            assert str(tmp_path) not in capsys.readouterr().out
+        main([verb, f"--config={printed}", "--dry_run"])
+        assert [os.path.normpath(word) for word in shlex.split(capsys.readouterr().out)] == said
 
 
 @pytest.mark.parametrize("wrong", [{"verbs": ["train"]}, {"sizes": "all"}, {"stages": []}, {"nme": "x"}], ids=str)

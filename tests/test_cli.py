@@ -1,14 +1,21 @@
 """The command line as a user meets it: every shipped configuration parses, every mistake is one clear line."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from stepneg import __version__
 from stepneg.cli import main
 from stepneg.commands import SUMMARIES, VERBS
+from stepneg.problems import Problem
+from stepneg.problems.arithmetic import Arithmetic
+from stepneg.record import attempts
 
 ROOT = Path(__file__).parents[1]
 FITS = sorted(
@@ -148,3 +155,96 @@ def test_the_console_script_ends_with_the_exit_code(tmp_path):
     done = subprocess.run([script, "report", tmp_path], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def ended(argv: list[str], script: str = "", **kwargs: Any) -> tuple[int, str]:
+    """Exit code and standard error of a command in a process of its own, into a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    code = f"{script}\nfrom stepneg.cli import main\nmain({argv!r})"
+    options = {"stdout": write, "env": os.environ | {"PYTHONUNBUFFERED": ""}} | kwargs
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **options)
+    os.close(write)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["fit", "--help"], ["report", "--help"], ["memory", "configs/model/deepseek_math_7b.json"]],
+    ids=" ".join,
+)
+def test_a_reader_that_stops_is_no_mistake(argv, unbuffered):
+    code, said = ended(argv, env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    assert said == ""
+    assert code == (0 if argv[0] == "report" and unbuffered else 141)  # argparse passes over it by itself
+
+
+def test_a_mistake_is_told_though_nobody_reads_the_output(tmp_path):
+    code, said = ended(["report", str(tmp_path)], "print('before')")
+    assert code == 2
+    assert "no run below it has been tested" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_broken_pipe_within_is_not_passed_over():
+    script = "import stepneg.commands as c\ndef run(argv): raise BrokenPipeError(32, 'of a worker')\nc.run = run"
+    code, said = ended([], script, stdout=subprocess.DEVNULL)
+    assert code == 1
+    assert "of a worker" in said
+
+
+def test_closed_outputs_are_no_mistake():
+    code = "from stepneg.cli import main; main(['--help'])"
+    assert subprocess.run(["sh", "-c", f'"$0" -c "{code}" >&- 2>&-', sys.executable]).returncode == 0
+
+
+AGAIN = "what was finished is kept; run the same command again for the rest"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["report", "runs"], AGAIN),
+        (["pipeline", "--dry_run"], "the same command goes on, runs that are done are skipped"),
+        (["fit", SMALL], "the same command takes up data and samples that are there, with --ckpt_path last also the"),
+        (["rerun", "runs"], "give another --root, or remove the new directory, to begin again"),
+        ([], AGAIN),
+    ],
+    ids=lambda v: " ".join(v)[:20],
+)
+def test_ctrl_c_is_one_line(argv, said, monkeypatch, capsys):
+    def run(argv: list[str]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("stepneg.commands.run", run)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which pytest in the background ignores
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stop.value.code == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"stepneg: interrupted; {said}")
+
+
+def test_ctrl_c_before_training_is_in_the_record(tmp_path, monkeypatch, capsys):
+    def load(self: Arithmetic) -> list[Problem]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stepneg.problems.arithmetic.Arithmetic.load", load)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", SMALL, f"--trainer.default_root_dir={tmp_path}"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("stepneg: interrupted; the same command")
+    (attempt,) = attempts(tmp_path)
+    assert (attempt["exit"], attempt["error"]) == (130, "KeyboardInterrupt: ")
+
+
+def test_the_version_is_said(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"stepneg {__version__}\n"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "stepneg --version" in capsys.readouterr().out

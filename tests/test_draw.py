@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepneg.chains import pipeline_verb
 from stepneg.cli import main
 from stepneg.draw import share_of
 from stepneg.errors import InputError
@@ -185,6 +187,57 @@ def test_the_shipped_chain_as_jobs(tmp_path: Path, capsys: pytest.CaptureFixture
     }  # fmt: skip
     assert not any(words[0].endswith(("sft:solutions", "rft:values", "/dpo:values")) for words in said)
     assert not (tmp_path / "r").exists()
+
+
+SHIPPED = ["pipeline", "--config", "configs/arithmetic/pipeline.yaml"]
+
+
+@pytest.mark.parametrize("what", ["--dry_run", "--jobs"])
+@pytest.mark.parametrize("only", ["nope", "seed-1/sft:fit", "base:solutions"])
+def test_what_is_told_of_a_run_that_there_is_not_is_one_clear_line(
+    what: str, only: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*SHIPPED, what, "--only", only])
+    assert stop.value.code == 2
+    assert f"only: the chain has no run {only!r}; its runs are base:test, sft:fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("only", "more"),
+    [
+        ("seed-0/sft:fit", []),
+        ("sft:test", []),
+        ("rft:solutions", ["--part=2/3"]),
+        ("base:evaluation", ["--part=1/2", "--tensor_parallel_size=4"]),
+    ],
+)
+def test_a_dry_run_of_one_job_says_what_it_would_run(
+    only: str, more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*SHIPPED[1:], "--only", only, "--seeds", "[0,1]", f"--root={tmp_path}/r", *more]
+    main(["pipeline", *argv, "--dry_run"])
+    said = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    ran: list[list[str]] = []
+    pipeline_verb(lambda words, summary: ran.append(["stepneg", *words]), argv)
+    assert said == ran
+    assert len(said) == (1 if "seed-0" in only else 2)
+
+
+def test_jobs_of_one_selector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it waits for is only named where it is listed, as the script that submits looks it up."""
+    for only, script in (("sft:fit", "fit"), ("step_dpo:values", "values"), ("seed-1/dpo:test", "evaluate")):
+        main([*SHIPPED, "--jobs", "--only", only, "--seeds", "[0,1]", f"--root={tmp_path}/r"])
+        said = [line.split() for line in capsys.readouterr().out.splitlines()]
+        seeds = [1] if "seed-1" in only else [0, 1]
+        assert [words[0] for words in said] == [f"{tmp_path}/r/seed-{n}/{only.split('/')[-1]}" for n in seeds]
+        assert all(words[1:] == [script, "array" if script == "values" else "single"] for words in said)
+
+
+def test_a_dry_run_refuses_a_share_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*SHIPPED, "--dry_run", "--only", "rft:solutions", "--part", "4/3"])
+    assert "'4/3' is not one of 1/N" in capsys.readouterr().err
 
 
 # --- the verb

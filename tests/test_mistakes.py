@@ -13,6 +13,7 @@ from stepneg.mistakes import EXAMPLES, explain
 
 SFT, DPO = "--config=configs/arithmetic/sft.yaml", "--config=configs/arithmetic/step_dpo.yaml"
 CHAIN = "--config=configs/arithmetic/pipeline.yaml"
+SWEEP = "--config=configs/arithmetic/scaling.yaml"
 FIT_EXAMPLE = "for example: stepneg fit --config configs/arithmetic/sft.yaml"
 EVALUATION = "trainer:\n  callbacks:\n  - class_path: stepneg.callbacks.evaluation.VLLMEvaluation\n    init_args:\n"
 
@@ -272,7 +273,13 @@ OTHERS = [
     (["pipeline"], "pipeline needs --config, --root and --stages; for example: " + EXAMPLES["pipeline"]),
     (["pipeline", CHAIN, "--sed=[0]"], "there is no option --sed; did you mean --seeds?"),
     (["pipeline", CHAIN, "--seeds=a"], "--seeds is 'a', not a list; write for example --seeds [0, 1]"),
-    (["pipeline", CHAIN, "--seeds=[a]"], "--seeds is 'a', not a whole number; write for example --seeds 8"),
+    (["pipeline", CHAIN, "--seeds=[a]"], "--seeds is 'a', not a whole number; write for example --seeds [0, 1]"),
+    (["pipeline", CHAIN, "--seeds=[0,1,0]", "--dry_run"], "seeds: 0 stands there more than once; name each once"),
+    (["pipeline", CHAIN, "--seeds=[0,-1]", "--dry_run"], "seeds: -1 is below 0; give whole numbers from 0"),
+    (["estimate", CHAIN, "--seeds=[2,2]"], "seeds: 2 stands there more than once; name each once"),
+    (["sweep", SWEEP, "--sizes=[8,8]", "--dry_run"], "sizes: 8 stands there more than once; name each once"),
+    (["sweep", SWEEP, "--sizes=[8,0]", "--jobs"], "sizes: 0 is below 1; give whole numbers from 1"),
+    (["estimate", CHAIN, "--sizes=[-8]"], "sizes: -8 is below 1; give whole numbers from 1"),
     (
         ["sweep", "--config=configs/arithmetic/scaling.yaml", "--size=[1]"],
         "there is no option --size; did you mean --sizes?",
@@ -293,6 +300,36 @@ OTHERS = [
         ["grade", "x", "--dataset=gsm8k", "--output=y", "--marks=[box]"],
         "--marks is 'box', not one of hashes, boxed, stated, last_number, whole; did you mean boxed?",
     ),
+    (
+        ["pipeline", SFT, "--dry_run"],
+        "configs/arithmetic/sft.yaml: is a file for `stepneg fit`, none for pipeline; for example: "
+        + EXAMPLES["pipeline"],
+    ),
+    (
+        ["evaluate", "x", DPO],
+        "configs/arithmetic/step_dpo.yaml: is a file for `stepneg fit`, none for evaluate; for example: "
+        + EXAMPLES["evaluate"],
+    ),
+    (
+        ["fit", CHAIN],
+        f"configs/arithmetic/pipeline.yaml: is a file for `stepneg pipeline`, none for fit; {FIT_EXAMPLE}",
+    ),
+    (["fit", SWEEP], f"configs/arithmetic/scaling.yaml: is a file for `stepneg sweep`, none for fit; {FIT_EXAMPLE}"),
+    (
+        ["grade", "x", "--dataset=gsm8k", "--output=y", "--marks", "boxed"],
+        "--marks is 'boxed', not a list or null; write for example --marks [hashes,boxed]",
+    ),
+    (
+        ["grade", "x", "--dataset=gsm8k", "--output=y", "--marks=[zzz]"],
+        "--marks is 'zzz', not one of hashes, boxed, stated, last_number, whole; write for example --marks"
+        " [hashes,boxed]",
+    ),
+    (
+        ["memory", "x", "--machines", "1x8"],
+        "--machines is '1x8', not a list; write for example --machines [1x1,1x8,4x8]",
+    ),
+    (["memory", "x", "--machines=[8]"], "--machines is '8', not text; write for example --machines [1x1,1x8,4x8]"),
+    (["pipeline", CHAIN, "--order", "sft"], "--order is 'sft', not a list; write for example --order [text]"),
     (["evaluate"], "evaluate needs <policy> and --problems; for example: " + EXAMPLES["evaluate"]),
     (["evaluate", "x", "--problems=gsm8k", "--limt=3"], "there is no option --limt; did you mean --limit?"),
     (["report"], "report needs <root>; for example: stepneg report runs/arithmetic"),
@@ -306,6 +343,14 @@ OTHERS = [
 @pytest.mark.parametrize(("argv", "line"), OTHERS, ids=lambda v: " ".join(v)[:60])
 def test_a_mistake_in_another_verb(argv, line, capsys):
     assert line_of(capsys, *argv) == line
+
+
+def test_a_key_is_never_suggested_for_itself(tmp_path, capsys):
+    """A chain's file in which options of a fit stand, too."""
+    more = tmp_path / "more.yaml"
+    more.write_text("seeds: [1]\ndata:\n  class_path: stepneg.data.pairs.Pairs\n  init_args: {batch_size: 8}\n")
+    line = line_of(capsys, "pipeline", CHAIN, f"--config={more}", "--dry_run")
+    assert line == f"{more}, line 4: there is no key data.init_args; known there: listed by: stepneg pipeline --help"
 
 
 @pytest.mark.parametrize("more", [[], ["--dry_run"], ["--jobs"]])
