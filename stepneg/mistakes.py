@@ -207,7 +207,7 @@ def of_another_verb(parser: jsonargparse.ArgumentParser, verb: str, given: Given
         if file is not None:
             tops.setdefault(file, set()).add(item.path[0])
     for file, keys in tops.items():
-        if keys & asked_for:
+        if keys & asked_for and not (verb == "pipeline" and {"stages", "sizes"} <= keys):
             continue
         if "stages" in keys:
             return f"{file}: is a file for `stepneg {'sweep' if 'sizes' in keys else 'pipeline'}`"

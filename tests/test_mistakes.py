@@ -314,6 +314,11 @@ OTHERS = [
         ["fit", CHAIN],
         f"configs/arithmetic/pipeline.yaml: is a file for `stepneg pipeline`, none for fit; {FIT_EXAMPLE}",
     ),
+    (
+        ["pipeline", SWEEP],
+        "configs/arithmetic/scaling.yaml: is a file for `stepneg sweep`, none for pipeline; for example: "
+        + EXAMPLES["pipeline"],
+    ),
     (["fit", SWEEP], f"configs/arithmetic/scaling.yaml: is a file for `stepneg sweep`, none for fit; {FIT_EXAMPLE}"),
     (
         ["grade", "x", "--dataset=gsm8k", "--output=y", "--marks", "boxed"],
