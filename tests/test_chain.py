@@ -270,7 +270,9 @@ def test_options_and_further_files_change_the_chain(tmp_path: Path) -> None:
     assert stages_of(parsed(tmp_path, "--config", str(more)))[4].args == {"trainer.max_steps": 1}
 
 
-@pytest.mark.parametrize(("verb", "name"), [("pipeline", "pipeline"), ("sweep", "scaling")])
+@pytest.mark.parametrize(
+    ("verb", "name"), [("pipeline", "pipeline"), pytest.param("sweep", "scaling", marks=pytest.mark.slow)]
+)
 def test_a_chain_that_was_printed_is_the_same_from_anywhere(
     verb: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,7 +171,12 @@ def ended(argv: list[str], script: str = "", **kwargs: Any) -> tuple[int, str]:
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["fit", "--help"], ["report", "--help"], ["memory", "configs/model/deepseek_math_7b.json"]],
+    [
+        ["--help"],
+        pytest.param(["fit", "--help"], marks=pytest.mark.slow, id="fit --help"),
+        ["report", "--help"],
+        ["memory", "configs/model/deepseek_math_7b.json"],
+    ],
     ids=" ".join,
 )
 def test_a_reader_that_stops_is_no_mistake(argv, unbuffered):

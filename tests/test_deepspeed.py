@@ -21,17 +21,37 @@ if shutil.which("c++") is None or not HEADER.is_file():  # DeepSpeed compiles it
 
 # DeepSpeed takes an unfinished accumulation over into the next epoch, where Lightning alone makes a step of it.
 WHOLE = ["--trainer.limit_train_batches=6"]
+ON_CPU = {"DS_ACCELERATOR": "cpu"}
 STAGES = ("deepspeed_zero3", "deepspeed_zero2", "deepspeed_zero3_offload")
 
 
-@pytest.mark.parametrize("stage", [STAGES[0], *(pytest.param(s, marks=pytest.mark.slow) for s in STAGES[1:])])
+def on_two(stage: str) -> list[str]:
+    """Options of a fit on two ranks with a shipped configuration, on CPUs."""
+    accelerator = "--trainer.accelerator.class_path=tests.on_cpu.OnCPU"
+    return [f"--config=configs/trainer/{stage}.yaml", accelerator, "--trainer.devices=2", *WHOLE]
+
+
+def test_zero3_trains_as_one_process_does(tiny, tmp_path):
+    config, stage = config_for(tiny, tmp_path), STAGES[0]
+    main([*fit(config, tmp_path / "alone", "pairs", 4, [*CPU, "--trainer.devices=1"]), *WHOLE])
+    exact = [*on_two(stage), "--trainer.precision=32-true"]
+    for ended in on_ranks(2, [fit(config, tmp_path / "two", "pairs", 2, exact)], timeout=300, environment=ON_CPU):
+        assert ended.code == 0, ended.output[-3000:]
+    assert scalars(tmp_path / "two", "train/loss") == pytest.approx(scalars(tmp_path / "alone", "train/loss"), abs=1e-4)
+    weights, found = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("alone", "two"))
+    assert found.keys() == weights.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
 def test_zero_trains_as_one_process_does(stage, tiny, tmp_path):
     """In float32 to rounding; in bfloat16, as shipped, the loss falls alike; on 2 ranks, of which one ends up empty."""
     config = config_for(tiny, tmp_path)
     for kind in OBJECTIVES:
         main([*fit(config, tmp_path / "alone" / kind, kind, 4, [*CPU, "--trainer.devices=1"]), *WHOLE])
-    overlay = [f"--config=configs/trainer/{stage}.yaml", "--trainer.accelerator.class_path=tests.on_cpu.OnCPU"]
-    overlay += ["--trainer.devices=2", *WHOLE]
+    overlay = on_two(stage)
     runs = [
         fit(config, tmp_path / stage / kind, kind, 2, [*overlay, "--trainer.precision=32-true"]) for kind in OBJECTIVES
     ]
@@ -40,7 +60,7 @@ def test_zero_trains_as_one_process_does(stage, tiny, tmp_path):
     once, twice = (fit(config, tmp_path / stage / name, "solutions", 2, steady) for name in ("once", "twice"))
     last = tmp_path / stage / "twice" / "checkpoints" / "last.ckpt"
     runs += [once, [*twice, "--trainer.max_epochs=1"], [*twice, f"--ckpt_path={last}"]]
-    for ended in on_ranks(2, runs, timeout=300, environment={"DS_ACCELERATOR": "cpu"}):
+    for ended in on_ranks(2, runs, timeout=300, environment=ON_CPU):
         assert ended.code == 0, ended.output[-3000:]
     for kind in OBJECTIVES:
         alone, root = tmp_path / "alone" / kind, tmp_path / stage / kind
@@ -78,7 +98,7 @@ def refuses_pickles(checkpoint: Path, argv: list[str], ran: Path) -> None:
     for file in checkpoint.glob("checkpoint/*.pt"):
         torch.save({"module": {}, "more": Runs(ran)}, file)
     resumed = [*argv, f"--ckpt_path={checkpoint}", "--trainer.max_epochs=9"]
-    for ended in on_ranks(2, [resumed], timeout=120, environment={"DS_ACCELERATOR": "cpu"}):
+    for ended in on_ranks(2, [resumed], timeout=120, environment=ON_CPU):
         assert ended.code == 2, ended.output[-3000:]
         assert "to load it could run code" in ended.output
     assert not ran.exists()

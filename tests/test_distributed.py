@@ -112,7 +112,8 @@ stages:
 """
 
 
-@pytest.mark.parametrize("launcher", ["lightning", pytest.param("torchrun", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
 def test_each_run_of_a_chain_has_two_ranks(launcher, tiny, tmp_path):
     (tmp_path / "sft.yaml").write_text(SFT.replace("POLICY", str(tiny)))
     (tmp_path / "chain.yaml").write_text(CHAIN.replace("HOME", str(tmp_path)))

@@ -324,7 +324,7 @@ def test_a_checkpoint_is_written_a_step_before_an_evaluation(interval, epochs, w
     assert [done for done in found if done < 5] == written
 
 
-@pytest.mark.parametrize("interval", [2, 4])
+@pytest.mark.parametrize("interval", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_a_signal_costs_no_evaluation(interval, tmp_path, config, monkeypatch):
     """It comes in the fourth batch of the second epoch, behind which the policy is evaluated."""
 

@@ -284,6 +284,7 @@ def rank(number: int, port: int, folder: str) -> None:
 EVEN = 6  # of the pairs of a seed
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_gradients_of_one_process_on_padded_rows(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -105,6 +105,7 @@ def test_new_weights_are_what_is_sampled(prompts, tmp_path):
         assert sum(apart) / len(apart) > 0.2
 
 
+@pytest.mark.slow
 def test_a_killed_engine_is_replaced_and_nothing_is_missing(prompts):
     requests = [Request(p, 16, 50 + i) for i, p in enumerate(prompts)]
     undisturbed = generate(requests, SAMPLED)
