@@ -202,17 +202,21 @@ def run_name(cell: Cell, stage: Stage, verb: Verb | Draw) -> str:
     return f"{cell.home / stage.name}:{verb}"
 
 
-def selected(todo: list[tuple[Cell, Stage, Verb]], only: str) -> tuple[list[tuple[Cell, Stage, Verb]], Draw | None]:
+def selected(
+    todo: list[tuple[Cell, Stage, Verb]], only: str | None
+) -> tuple[list[tuple[Cell, Stage, Verb]], Draw | None]:
     """The runs that a selector names, and what is drawn for them; None for the runs themselves.
 
     Args:
         todo: the runs of a chain.
         only: ``STAGE:VERB`` for those of all cells, ``seed-0/STAGE:VERB`` for one cell's; of the draws, ``solutions``
-            and ``values`` belong to a fit, ``evaluation`` to a test.
+            and ``values`` belong to a fit, ``evaluation`` to a test. None for all runs.
 
     Raises:
         InputError: there is none.
     """
+    if only is None:
+        return todo, None
     draw = next((d for d in get_args(Draw) if only.endswith(f":{d}")), None)
     of_verb = [run for run in todo if draw is None or run[2] == DRAWN_FOR[draw]]
     found = [run for run in of_verb if f"/{run_name(run[0], run[1], draw or run[2])}".endswith(f"/{only}")]
@@ -238,9 +242,7 @@ def dry_run(
     Raises:
         InputError: a configuration file is missing, there is no run ``only``, or no share ``part``.
     """
-    todo, draw = runs(stages, repeat), None
-    if only is not None:
-        todo, draw = selected(todo, only)
+    todo, draw = selected(runs(stages, repeat), only)
     if draw is not None:
         part_of(todo, part)
     every = (arguments(stage, verb, cell, folder) for cell, stage, verb in todo)
@@ -275,10 +277,8 @@ def pipeline(
         part: the share n/N of the problems of a draw.
         gpus: that share the model in a draw; None for what the options say of the engine.
     """
-    started, draw = time.monotonic(), None
-    todo = runs(stages, repeat)
-    if only is not None:
-        todo, draw = selected(todo, only)
+    started = time.monotonic()
+    todo, draw = selected(runs(stages, repeat), only)
     took: Took = {}
     left: list[Kind] = []
     for cell, stage, verb in todo:
