@@ -632,15 +632,10 @@ function open(dialog) {
 
 const THEMES = { auto: "light dark", dark: "dark", light: "light" };
 
-function setTheme(name) {
+function showTheme(name) {
   document.documentElement.style.colorScheme = THEMES[name];
   document.documentElement.dataset.theme = name;
   byId("theme").textContent = `Theme: ${name}`;
-  try {
-    localStorage.setItem("stepneg-theme", name);
-  } catch {
-    // a page from a file may have no storage
-  }
 }
 
 function storedTheme() {
@@ -654,7 +649,13 @@ function storedTheme() {
 
 function nextTheme() {
   const names = Object.keys(THEMES);
-  setTheme(names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length]);
+  const name = names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length];
+  showTheme(name);
+  try {
+    localStorage.setItem("stepneg-theme", name);
+  } catch {
+    // a page from a file may have no storage
+  }
 }
 
 // --- keys
@@ -749,7 +750,7 @@ function listen() {
 }
 
 function start() {
-  setTheme(storedTheme());
+  showTheme(storedTheme());
   const right = solutions.filter((s) => s.right).length;
   document.title = `${plain(data.run)} \u00b7 stepneg traces`;
   byId("run").append(shown(data.run));
