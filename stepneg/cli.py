@@ -1,32 +1,13 @@
 """The ``stepneg`` command: LightningCLI's verbs and stepneg's own."""
 
-import errno
 import os
-import select
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from stepneg.errors import InputError
-
-# What ails a place, and its mend. Whatever was finished before is kept.
-PLACES = {
-    errno.ENOSPC: "free space there and run the same command again",
-    errno.EDQUOT: "free space of your quota there and run the same command again",
-    errno.EFBIG: "raise the limit of a file's size (ulimit -f) and run the same command again",
-    errno.EROFS: "give a place that can be written",
-    errno.EACCES: "give a place that you may read and write",
-    errno.EPERM: "give a place that you may read and write",
-    errno.ENOENT: "give one that is there, or whose folder can be made",
-    errno.ENOTDIR: "what is above it is a file; give another place",
-    errno.EISDIR: "it is a folder; name a file",
-    errno.ENAMETOOLONG: "give a shorter name",
-    errno.ELOOP: "its links lead in a circle; give another place",
-    errno.EIO: "its disk or network fails; see dmesg",
-    errno.ESTALE: "its network file system has lost it; run the same command again",
-}
-
+from stepneg.exits import PLACES, UNREAD, exit_code
 
 # How a command goes on after Ctrl-C.
 AGAIN = {
@@ -36,7 +17,6 @@ AGAIN = {
     "rerun": "give another --root, or remove the new directory, to begin again",
 }
 ANY_AGAIN = "what was finished is kept; run the same command again for the rest"
-INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as a shell has them
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -56,15 +36,15 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         flush()
     except InputError as error:
-        end(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        end(f"interrupted; {AGAIN.get(argv[0] if argv else '', ANY_AGAIN)}", INTERRUPTED)
+        end(f"error: {error}", exit_code(error))
+    except KeyboardInterrupt as error:
+        end(f"interrupted; {AGAIN.get(argv[0] if argv else '', ANY_AGAIN)}", exit_code(error))
     except OSError as error:
-        if error.errno == errno.EPIPE and any(map(is_unread, (sys.stdout, sys.stderr))):
-            leave(UNREAD)
+        if (code := exit_code(error)) == UNREAD:
+            leave(code)
         if error.errno not in PLACES:
             raise
-        end(f"error: {error.filename or 'a file'}: {error.strerror}; {PLACES[error.errno]}", 2)
+        end(f"error: {error.filename or 'a file'}: {error.strerror}; {PLACES[error.errno]}", code)
 
 
 def end(message: str, code: int) -> NoReturn:
@@ -98,14 +78,3 @@ def flush() -> None:
     """
     if sys.stdout:
         sys.stdout.flush()
-
-
-def is_unread(stream: TextIO | None) -> bool:
-    """Whether a stream is a pipe whose other end is gone: a broken pipe may also be one to a process of ours."""
-    poll = select.poll()
-    try:
-        if stream:
-            poll.register(stream, select.POLLOUT)
-    except (OSError, ValueError):  # one in memory
-        return False
-    return any(events & select.POLLERR for _, events in poll.poll(0))

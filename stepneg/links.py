@@ -20,7 +20,9 @@ def place_of(output: Path) -> Path:
     Raises:
         InputError: there is a pipe, a device or a folder, which a file would take the place of.
     """
-    if (output.exists() and not output.is_file()) or output.absolute().is_relative_to("/dev"):
+    place = output.absolute()
+    device = place.is_relative_to("/dev") and not place.is_relative_to("/dev/shm")  # which is memory, for files
+    if device or (output.exists() and not output.is_file()):
         raise InputError(f"{output}: is no ordinary file; name a file, which appears when it is whole")
     return output.resolve()
 

@@ -7,13 +7,15 @@ first, by a reader that knows no other classes.
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from stepneg.errors import InputError
 
@@ -33,11 +35,27 @@ KNOWN = {
 }  # fmt: skip
 
 
+def member(kind: type[Enum]) -> Callable[[object, object], Enum]:
+    """What stands for ``getattr``, by which some versions of Python, as 3.11.2, pickle members of an enumeration.
+
+    It gives members of this enumeration, and nothing else.
+    """
+
+    def of(owner: object, name: object) -> Enum:
+        if owner is not kind or not isinstance(name, str) or name not in kind.__members__:
+            raise pickle.UnpicklingError("Unsupported global builtins.getattr")
+        return kind[name]
+
+    return of
+
+
 class IndexReader(pickle.Unpickler):
     """Reads an index and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         """A class of ``KNOWN``."""
+        if (module, name) == ("builtins", "getattr"):
+            return member(_MEM_FORMAT_ENCODING)
         if name not in KNOWN.get(module, ()):
             raise pickle.UnpicklingError(f"Unsupported global {module}.{name}")
         return super().find_class(module, name)
@@ -68,7 +86,8 @@ def plain_values_only(strategy: Strategy) -> None:
         from deepspeed.runtime.zero.config import ZeroStageEnum
         from deepspeed.utils.tensor_fragment import fragment_address
 
-        torch.serialization.add_safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address])
+        known = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+        torch.serialization.add_safe_globals([*known, (member(ZeroStageEnum), "builtins.getattr")])
 
 
 @contextmanager

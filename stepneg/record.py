@@ -22,6 +22,7 @@ from typing import Any
 
 from stepneg import __version__
 from stepneg.errors import InputError
+from stepneg.exits import exit_code
 from stepneg.fingerprint import fingerprint, fingerprint_datasets, fingerprint_policy, is_source
 from stepneg.problems import ProblemSource
 from stepneg.reading import json_object
@@ -194,10 +195,8 @@ def recorded(home: Path, attempt: dict[str, Any]) -> Iterator[Callable[[dict[str
 
 def outcome(error: BaseException) -> dict[str, Any]:
     """Exit code and message of what ended an attempt."""
-    if isinstance(error, SystemExit):
-        return {"exit": error.code if isinstance(error.code, int) else int(error.code is not None), "error": None}
-    code = 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-    return {"exit": code, "error": f"{type(error).__name__}: {error}"[:1000]}
+    said = None if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"[:1000]
+    return {"exit": exit_code(error), "error": said}
 
 
 def put(file: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -215,6 +216,12 @@ def test_what_is_no_file_is_not_replaced_by_one(output, tmp_path, capsys, monkey
     before = os.lstat(output)
     assert "is no ordinary file" in refused(capsys, "grade", file, "--dataset=gsm8k", f"--output={output}")
     assert os.lstat(output).st_ino == before.st_ino
+
+
+def test_output_goes_into_shared_memory(tmp_path, capsys):
+    with TemporaryDirectory(dir="/dev/shm") as memory:
+        graded(capsys, write_rows(tmp_path / "in.jsonl", *ROWS), "--dataset=gsm8k", f"--output={memory}/out.jsonl")
+        assert len(read_rows(Path(memory) / "out.jsonl")) == len(ROWS)
 
 
 def test_output_goes_to_where_a_link_leads(tmp_path, capsys):

@@ -2,7 +2,10 @@
 
 import os
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,10 @@ import pytest
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.distributed import checkpoint as parts
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING as Layout
 
 from stepneg.errors import InputError
-from stepneg.pickles import check_index, plain_values_only, refused_in_a_line
+from stepneg.pickles import check_index, member, plain_values_only, refused_in_a_line
 from tests.test_cli import SMALL, fails
 
 
@@ -29,6 +33,21 @@ def evil_builtin() -> Any:
             return exec, ("open('ran', 'w')",)
 
     return Prints()
+
+
+@dataclass
+class Gets:
+    """Pickled as some versions of Python, as 3.11.2, pickle the members of an enumeration."""
+
+    owner: object
+    name: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.owner, self.name)
+
+
+class Stage(Enum):
+    weights = 3
 
 
 @pytest.fixture
@@ -49,7 +68,31 @@ def test_the_index_of_a_run_is_read(folder: Path) -> None:
     check_index(folder / "nothing")
 
 
-@pytest.mark.parametrize("make", [Runs, evil_builtin, lambda: {"a": [Runs()]}, lambda: os.getcwd, lambda: torch.load])
+def test_an_index_holds_members_of_its_enumeration_as_any_version_of_python_writes_them(folder: Path) -> None:
+    for of in Layout:
+        for pickled in (of, Gets(Layout, of.name)):
+            (folder / ".metadata").write_bytes(pickle.dumps(pickled))
+            check_index(folder)
+
+
+def test_torch_reads_members_of_the_one_enumeration(tmp_path: Path) -> None:
+    file, read = tmp_path / "of.pt", member(Stage)
+    with torch.serialization.safe_globals([(read, "builtins.getattr"), Stage, Layout]):
+        torch.save({"stage": Gets(Stage, "weights")}, file)
+        assert torch.load(file, weights_only=True) == {"stage": Stage.weights}
+        for other in (Gets(Stage, "mro"), Gets(Stage, "__class__"), Gets(Layout, "TORCH_CHANNELS_LAST")):
+            torch.save({"stage": other}, file)
+            with pytest.raises(pickle.UnpicklingError, match=r"Unsupported global builtins\.getattr"):
+                torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Runs, evil_builtin, lambda: {"a": [Runs()]}, lambda: os.getcwd, lambda: torch.load,
+        lambda: Gets(Layout, "mro"), lambda: Gets(OrderedDict, "fromkeys"), lambda: Gets(Stage, "weights"),
+    ],
+)  # fmt: skip
 def test_an_index_that_would_run_code_is_refused(make: Callable[[], Any], folder: Path) -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         (folder / ".metadata").write_bytes(pickle.dumps(make(), protocol))
