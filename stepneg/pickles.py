@@ -7,6 +7,7 @@ first, by a reader that knows no other classes.
 
 import os
 import pickle
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -66,13 +67,18 @@ def check_index(checkpoint: Path) -> None:
     """Refuse a folder of parts whose index would have more made than an index.
 
     Raises:
-        InputError: it does, or is damaged.
+        InputError: it does, is damaged, or was written by another version of Python.
     """
     if not (checkpoint / INDEX).is_file():
         return
     try:
         with (checkpoint / INDEX).open("rb") as file:
             IndexReader(file).load()
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{checkpoint / INDEX}: names {error.name}, which Python {platform.python_version()} does not have: the fit"
+            " was run by another version of Python or torch; resume it with that"
+        ) from error
     except Exception as error:  # a damaged one can raise anything
         raise refusal(checkpoint / INDEX, error) from error
 

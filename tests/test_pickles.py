@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,6 +101,15 @@ def test_an_index_that_would_run_code_is_refused(make: Callable[[], Any], folder
             check_index(folder)
         assert str(caught.value).startswith(f"{folder}/.metadata: to load it could run code, for it holds more than")
         assert not Path("ran").exists()
+
+
+def test_an_index_of_a_newer_python_is_read_by_it_and_else_named(folder: Path) -> None:
+    (folder / ".metadata").write_bytes(b"cpathlib._local\nPosixPath\n.")
+    if sys.version_info >= (3, 13):
+        check_index(folder)
+        return
+    with pytest.raises(InputError, match=r"names pathlib\._local, which Python 3.* resume it with that"):
+        check_index(folder)
 
 
 def test_a_damaged_index_is_refused(folder: Path) -> None:
