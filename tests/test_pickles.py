@@ -51,6 +51,10 @@ class Stage(Enum):
     weights = 3
 
 
+class Other(Enum):
+    weights = 3
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint in parts, as FSDP2 writes it."""
@@ -78,10 +82,10 @@ def test_an_index_holds_members_of_its_enumeration_as_any_version_of_python_writ
 
 def test_torch_reads_members_of_the_one_enumeration(tmp_path: Path) -> None:
     file, read = tmp_path / "of.pt", member(Stage)
-    with torch.serialization.safe_globals([(read, "builtins.getattr"), Stage, Layout]):
+    with torch.serialization.safe_globals([(read, "builtins.getattr"), Stage, Other, Layout]):
         torch.save({"stage": Gets(Stage, "weights")}, file)
         assert torch.load(file, weights_only=True) == {"stage": Stage.weights}
-        for other in (Gets(Stage, "mro"), Gets(Stage, "__class__"), Gets(Layout, "TORCH_CHANNELS_LAST")):
+        for other in (Gets(Stage, "mro"), Gets(Stage, "__class__"), Gets(Other, "weights"), Gets(Layout, "mro")):
             torch.save({"stage": other}, file)
             with pytest.raises(pickle.UnpicklingError, match=r"Unsupported global builtins\.getattr"):
                 torch.load(file, weights_only=True)

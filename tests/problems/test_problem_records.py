@@ -227,6 +227,14 @@ def test_splits_of_any_name(tmp_path: Path) -> None:
     assert "of split part" in message(Jsonl(tmp_path, split="part"))
 
 
+def test_files_that_name_no_split_are_of_train_where_none_names_another(tmp_path: Path) -> None:
+    for name in ("test", "more"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": name, "answer": "1"}))
+    assert "of split train" in message(Jsonl(tmp_path))
+    (tmp_path / "test.jsonl").unlink()
+    assert [problem.question for problem in Jsonl(tmp_path).load()] == ["more"]
+
+
 def test_a_bad_row_of_a_table_is_named(tmp_path: Path) -> None:
     datasets.Dataset.from_list([{"question": "a", "answer": "1"}, {"question": None, "answer": "2"}]).to_parquet(
         tmp_path / "rows.parquet"
