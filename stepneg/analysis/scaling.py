@@ -28,7 +28,7 @@ LINES = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B
 
 @dataclass(frozen=True)
 class Measured:
-    """Correctness by (method, size): [seeds, test problems], the same problems and seeds everywhere; and facts."""
+    """Correctness by (method, size): [seeds, test problems], on the same problems and seeds; facts of these runs."""
 
     correct: dict[tuple[str, int], np.ndarray]
     facts: pd.DataFrame  # method, size, seed, sampled_tokens, trained_tokens, seconds
@@ -83,7 +83,7 @@ def read_sweep(root: Path) -> Measured:
                 raise InputError(f"{root}: {key[0]} at size {key[1]}, seed {seed} has {others}; test it again")
             known |= {name: row for name, row in rows.items() if row.question}
         correct[key] = np.array([column(by_seed[seed], "accuracy", ids) for seed in seeds])
-    return Measured(correct, pd.DataFrame(facts))
+    return Measured(correct, pd.DataFrame([fact for fact in facts if fact["seed"] in seeds]))
 
 
 def power_law(sizes: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from stepneg.analysis.layout import group_of, left_out, seed_of, tested_homes
 from stepneg.analysis.paired import OTHERS, Graded, column, other_problem, read_evaluated
-from stepneg.analysis.report import read_runs
+from stepneg.analysis.report import tested_runs
 from stepneg.analysis.resampling import resampled_means
 from stepneg.analysis.sections import percent, sampled
 from stepneg.errors import InputError
@@ -23,6 +23,11 @@ from stepneg.whole import write_whole
 
 RESAMPLES = 2000
 WHERE = "seed-N of the chain"
+
+
+def counts(home: Path, root: Path) -> bool:
+    """Whether a run is one of the study's: in ``root/seed-N``."""
+    return not group_of(home, root) and bool(seed_of(home.parent.name))
 
 
 def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
@@ -36,9 +41,12 @@ def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
     the same draw for all.
 
     Raises:
-        InputError: nothing is tested, the baseline is missing, or runs were not tested on the same problems.
+        InputError: nothing is tested, a run is damaged, the baseline is missing, or problems are not the same.
     """
-    runs = read_runs(root)
+    runs, damaged = tested_runs([root])
+    for home, error in damaged.items():
+        if counts(home, root):
+            raise error
     runs = runs[(runs["group"] == "") & (runs["seed"] != "")]
     if runs.empty:
         raise InputError(f"{root}: no tested run is in a folder {WHERE}; name the root of a chain")
@@ -182,7 +190,7 @@ def study(root: Path, baseline: str) -> str:
     frame = read_study(root, baseline)
     write_whole(root / "study.csv", frame.to_csv(index=False))
     plot(frame, baseline).savefig(unlinked(root / "study.png"), dpi=130)
-    elsewhere = [home for home in tested_homes(root) if group_of(home, root) or not seed_of(home.parent.name)]
+    elsewhere = [home for home in tested_homes(root) if not counts(home, root)]
     text = table(frame, baseline) + left_out(elsewhere, root, WHERE)
     write_whole(root / "study.md", text + "\n")
     return text

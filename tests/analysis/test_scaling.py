@@ -96,7 +96,9 @@ def test_a_sweep_is_read_and_written(tmp_path: Path) -> None:
             write(tmp_path / f"size-{size}/seed-{seed}/sft", [i < right for i in range(12)])
             if size < 40:
                 write(tmp_path / f"size-{size}/seed-{seed}/rft", [i < right + 2 for i in range(12)])
-    write(tmp_path / "size-10/seed-2/sft", [True] * 12)  # a seed that is not done everywhere is left out
+    write(tmp_path / "size-10/seed-2/sft", [True] * 12)  # not done everywhere: left out, with its costs
+    dear = {"problems": 3, "sampled_tokens": 7000, "trained_tokens": 9}
+    (tmp_path / "size-10/seed-2/sft/summary.json").write_text(json.dumps(dear))
     found = read_sweep(tmp_path)
     assert found.sizes("sft") == [10, 20, 40]
     assert found.sizes("rft") == [10, 20]
@@ -105,7 +107,8 @@ def test_a_sweep_is_read_and_written(tmp_path: Path) -> None:
     assert "| sft | 10 | 66.7 %" in text
     assert "| **rft** | all |" in text
     written = pd.read_csv(tmp_path / "scaling.csv")
-    assert written.loc[written["method"] == "rft", "sampled_tokens"].dropna().tolist() == [7.0, 7.0]
+    for method, sizes in (("sft", 3), ("rft", 2)):
+        assert written.loc[written["method"] == method, "sampled_tokens"].dropna().tolist() == [7.0] * sizes
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 

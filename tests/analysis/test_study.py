@@ -153,6 +153,14 @@ def test_only_seeds_of_the_chain_are_counted(root: Path) -> None:
     said = "\n\nLeft out, for they are not in a folder seed-N of the chain: backup/seed-0, plain, seed-0-old."
     assert study(root, "sft") == before + said
     assert (root / "study.md").read_text() == before + said + "\n"
+    (root / "seed-0-old" / "sft" / "evaluation" / "test.json").write_text("{")  # damaged, but not looked at
+    assert study(root, "sft") == before + said
+
+
+def test_a_damaged_run_of_the_chain_is_named(root: Path) -> None:
+    file = root / "seed-1" / "sft" / "evaluation" / "test.json"
+    file.write_text("{")
+    assert str(file) in refusal(root)
 
 
 def refusal(root: Path, baseline: str = "sft") -> str:
