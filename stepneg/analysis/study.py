@@ -47,7 +47,7 @@ def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
     for home, error in damaged.items():
         if counts(home, root):
             raise error
-    runs = runs[(runs["group"] == "") & (runs["seed"] != "")]
+    runs = runs[[counts(Path(home), root) for home in runs["home"]]]
     if runs.empty:
         raise InputError(f"{root}: no tested run is in a folder {WHERE}; name the root of a chain")
     methods = list(dict.fromkeys(runs["method"]))
