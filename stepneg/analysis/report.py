@@ -64,25 +64,12 @@ def read_run(home: Path) -> dict[str, float | str]:
     return row
 
 
-def read_runs(root: Path) -> pd.DataFrame:
-    """A row for each evaluated run below ``root``, within a seed in the order of their tests.
-
-    Those without a record of their test are behind the others, by name.
-
-    Raises:
-        InputError: there is none, or one is damaged.
-    """
-    frame, damaged = tested_runs([root])
-    if damaged:
-        raise next(iter(damaged.values()))
-    return frame
-
-
 def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputError]]:
-    """The evaluated runs below directories, as :func:`read_runs`, and those that cannot be read with the reason.
+    """A row for each evaluated run below directories, and the runs that cannot be read with the reason.
 
-    Columns more than there: ``group``, where the runs of one seed are together, and ``label``, the method with what
-    tells it from others: the root of several, the size of a sweep.
+    Within a seed they are in the order of their tests; those without a record of it are behind the others, by name.
+    Columns more than those of :func:`read_run`: ``group``, where the runs of one seed are together, and ``label``, the
+    method with what tells it from others: the root of several, the size of a sweep.
 
     Raises:
         InputError: none can be read.
