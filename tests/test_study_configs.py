@@ -38,7 +38,9 @@ def sizes(task: str, study: str) -> list[tuple[Path, ...]]:
 
 
 @pytest.mark.parametrize("study", CHAINS)
-@pytest.mark.parametrize("task", ["arithmetic", "gsm8k", pytest.param("math", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "task", ["arithmetic", *(pytest.param(task, marks=pytest.mark.slow) for task in ("gsm8k", "math"))]
+)
 def test_sizes_of_a_study_differ_in_values_only(task, study):
     full, small = (lines(*configs) for configs in sizes(task, study))
     verbs = [[line[0] for line in of] for of in (full, small)]
