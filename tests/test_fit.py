@@ -227,6 +227,29 @@ def test_bf16_and_gradient_checkpointing_train(tmp_path, config, options):
     assert losses[-1] < losses[0]
 
 
+def test_the_best_policy_is_that_of_the_monitored_metric(tmp_path, config):
+    run = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    main(["fit", config, run, "--trainer.max_epochs=2", "--export.monitor=validation/nll", "--export.mode=min"])
+    values = scalars(tmp_path / "run", "validation/nll")
+    assert values[-1] == min(values) < values[0]
+    best, last = (load_file(tmp_path / "run" / name / "model.safetensors") for name in ("best", "last"))
+    assert all(torch.equal(best[name], last[name]) for name in last)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--export.mode=maximum", "export.mode"),
+        ("--export.monitor=validation/acuracy", "validation/acuracy is not logged; a validation logs validation/nll"),
+    ],
+)
+def test_what_is_best_is_asked_for_as_it_is_called(option, said, tmp_path, config, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", config, f"--trainer.default_root_dir={tmp_path / 'run'}", "--trainer.max_epochs=2", option])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_validate_test_and_predict_run(tmp_path, config):
     run = f"--trainer.default_root_dir={tmp_path / 'run'}"
     for verb in ("validate", "test", "predict"):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from stepneg.analysis.repeated import compare, compare_files
 from stepneg.cli import main
-from stepneg.record import attempts, chain, content, inputs, start
+from stepneg.record import attempts, chain, content, inputs, recorded, start
 from stepneg.rerun import working_in
 from stepneg.sampling.engine import Completion
 from stepneg.sampling.store import Writer
@@ -91,6 +91,30 @@ def test_a_moved_run_is_repeated_bit_for_bit(done: Path, tmp_path: Path, monkeyp
     assert "there is something already" in fails(capsys, "rerun", str(done), "--root", "again")
     # The repetition is a run as any other.
     assert attempts(tmp_path / "again")[0]["problems"] == attempts(done)[0]["problems"]
+
+
+def test_a_run_is_repeated_from_within_and_where_it_was_made_within(tiny: Path, tmp_path: Path, monkeypatch, capsys):
+    """Words of the settings (cpu, cosine) are no places, though they were said in the run directory itself."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "fit.yaml").write_text(FIT.replace("POLICY", str(tiny)))
+    monkeypatch.chdir(run)
+    main(["fit", f"--config={tmp_path}/fit.yaml", "--trainer.default_root_dir=.", *FEW])
+    main(["rerun", "."])
+    said = capsys.readouterr().out
+    assert "everything is the same" in said
+    assert f"repeated in {tmp_path}/run-rerun" in said
+
+
+def test_attempts_stay_in_order_whatever_the_clock_does(tmp_path: Path, monkeypatch) -> None:
+    hours = ["12", "10", "11", "09"]
+    for number, hour in enumerate(hours):
+        began = f"2026-11-30T{hour}:00:00.000000+00:00"
+        monkeypatch.setattr("stepneg.record.now", lambda began=began: began)
+        with recorded(tmp_path, start("fit", [str(number)], {}, tmp_path)):
+            pass
+        (tmp_path / "attempts" / f"zz{number}-of-others.json").touch()
+    assert [attempt["argv"] for attempt in attempts(tmp_path)] == [[str(number)] for number in range(len(hours))]
 
 
 def test_other_weights_are_found_and_the_exit_code_says_so(copy: Path, capsys) -> None:

@@ -20,9 +20,10 @@ from stepneg.credit.pairs import Ids, Trace, ended, find_pit, strip_eos
 from stepneg.credit.search import common
 from stepneg.credit.steps import ENDS, UNDECODED, Rule
 from stepneg.credit.values import advantages, step_values
-from stepneg.data.prepared import example_of, trace_of
+from stepneg.data.prepared import DAMAGED, example_of, read_checked, trace_of
 from stepneg.data.rows import Example, Row, decode, encode_prompt
 from stepneg.errors import InputError
+from stepneg.evaluation_files import read_evaluation
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem
 from stepneg.reading import byte_lines, json_object
@@ -152,12 +153,29 @@ def read_solutions(run: Path, limit: int) -> tuple[Settings, Browsed]:
     settings = read_settings(config_file(run) or run / "config.yaml", found.notes) if data else Settings()
     evaluations = [*sorted(run.glob("evaluation/*.jsonl")), *run.glob("evaluation.jsonl")]
     if data:
+        said = len(found.notes)
         Training(run, settings, found, limit).read(data)
+        if len(found.notes) == said and is_damaged(data):  # what can be read may still be wrong
+            found.notes.append(f"{data.name}: {DAMAGED}; fit again, which draws no sample twice")
     for file in evaluations:
-        read_evaluation(file, found, limit)
+        said = len(found.notes)
+        add_evaluation(file, found, limit)
+        try:
+            if len(found.notes) == said and (values := file.with_suffix(".json")).is_file():
+                read_evaluation(values)
+        except InputError as error:
+            found.notes.append(str(error))
     if not found.solutions:
         raise InputError(f"{run}: {nothing(run, bool(data or evaluations), found.notes)}")
     return settings, found
+
+
+def is_damaged(data: Path) -> bool:
+    """Whether data that a fit has made is not as it was written; without a checksum nothing is known of it."""
+    try:
+        return data.with_suffix(".sha256").is_file() and read_checked(data) is None
+    except OSError:
+        return True
 
 
 def nothing(run: Path, some: bool, notes: Sequence[str]) -> str:
@@ -465,7 +483,7 @@ class Training:
         self.found.pairs.append(ShownPair(place, others, steps, shared, self.units(ids, rejected.shared), logp))
 
 
-def read_evaluation(file: Path, found: Browsed, limit: int) -> None:
+def add_evaluation(file: Path, found: Browsed, limit: int) -> None:
     """Add the greedy solutions of an evaluation."""
     part = len(found.parts)
     found.parts.append(file.stem if file.stem == "evaluation" else f"evaluation: {file.stem}")

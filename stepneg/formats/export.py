@@ -11,6 +11,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from stepneg.chat_template import is_chat, opening
+from stepneg.data.prepared import DAMAGED, read_checked
 from stepneg.data.rollouts import Rollouts
 from stepneg.data.rows import decode, encode_prompt, encode_text
 from stepneg.errors import InputError
@@ -25,7 +26,7 @@ from stepneg.progress import Bar
 from stepneg.record import data_of_last_fit
 from stepneg.resolved import resolve_run
 from stepneg.sampling.engine import Decoding, Ids
-from stepneg.sampling.store import Sampler, prompt_key
+from stepneg.sampling.store import Sampler, prompt_key, read_meta
 
 IDS = pa.list_(pa.int32())
 TURNS = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
@@ -67,7 +68,7 @@ class Drawn:
         """Those of the store that are asked for, with what each is."""
         policy = fingerprint_policy(self.policy)
         for file in sorted(self.store.glob("*/meta.json")):
-            meta = json.loads(file.read_text())
+            meta = read_meta(file.parent)
             wanted = (
                 self.decoding is None or meta["decoding"] == asdict(self.decoding),
                 self.seed is None or meta["seed"] == self.seed,
@@ -197,7 +198,7 @@ def export_pairs(run: Path, output: Path) -> str:
         A line that says what was written.
 
     Raises:
-        InputError: the run has no pairs, or the output cannot be written.
+        InputError: the run has no pairs or damaged ones, or the output cannot be written.
     """
     check_output(output)
     files = [f for f in (run / "data").glob("*.jsonl") if f.suffixes == [".jsonl"]]  # no traces, no problems
@@ -205,6 +206,10 @@ def export_pairs(run: Path, output: Path) -> str:
         raise InputError(f"{run}: is no run directory with training data; name one of stepneg fit")
     own = data_of_last_fit(run)  # a fit with other settings leaves another, and a copy other times
     file = max(files, key=lambda f: (f"data/{f.name}" in own, f.stat().st_mtime))
+    contents = read_checked(file)
+    if contents is None:
+        raise InputError(f"{file}: {DAMAGED}; run its fit again, which makes it from the stored samples")
+    lines = contents[0].splitlines()
     data: Any = resolve_run(run).data
     tokenizer = load_tokenizer(data.policy, data.template)
     asked = {encode_prompt(tokenizer, data.template, p.question): p for p in data.load_problems()}
@@ -212,9 +217,7 @@ def export_pairs(run: Path, output: Path) -> str:
 
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal changed
-        with file.open() as lines:
-            total = sum(1 for _ in lines)
-        with file.open() as lines, Bar("export", total, "pairs") as bar:
+        with Bar("export", len(lines), "pairs") as bar:
             for number, line in enumerate(lines, 1):
                 example = json.loads(line)
                 if len(example) != 2:

@@ -15,6 +15,7 @@ from typing import Any
 
 from stepneg import __version__
 from stepneg.errors import InputError
+from stepneg.evaluation_files import read_evaluation
 from stepneg.formats.tables import appearing, write_jsonl
 from stepneg.grading.estimators import pass_at_k
 from stepneg.problems.records import Record
@@ -65,29 +66,32 @@ def export_evaluation(source: Path, output: Path, task: str | None = None) -> st
         A line that says what was written.
 
     Raises:
-        InputError: there is no evaluation, or one of an earlier version, or the output cannot be written.
+        InputError: there is no evaluation, or a damaged one, or one of an earlier version, or the output cannot be
+            written.
     """
     file = evaluation_file(source)
+    settings: Any = read_evaluation(file).get("settings")
+    time = datetime.now().isoformat().replace(":", "-")
     try:
-        found = json.loads(file.read_text())
         rows = [json.loads(line) for line in file.with_suffix(".jsonl").read_text().splitlines()]
-        settings = found["settings"]
         if not rows[0]["question"]:
             raise LookupError("question")
-    except (OSError, ValueError, LookupError) as error:
+        task = re.sub(r"[^\w-]+", "-", task or settings["problems"])
+        model = re.sub(r'["<>:/|\\?*\[\]]+|^\.*$', "__", settings["policy"])
+        prompts, chat = prompts_of(settings, [row["question"] for row in rows])
+        samples = [sample(i, row, prompt, settings) for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True))]
+        found = results(rows, settings, task, model, samples) | chat
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file}: is no evaluation with settings and questions; evaluate again, which draws no sample twice"
         ) from error
-    task = re.sub(r"[^\w-]+", "-", task or settings["problems"])
-    model = re.sub(r'["<>:/|\\?*\[\]]+', "__", settings["policy"])
-    time = datetime.now().isoformat().replace(":", "-")
-    prompts, chat = prompts_of(settings, [row["question"] for row in rows])
-    samples = [sample(i, row, prompt, settings) for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True))]
     home = output / model
     with appearing(home / f"samples_{task}_{time}.jsonl") as partial:
         write_jsonl(samples, partial)
     with appearing(home / f"results_{time}.json") as partial:
-        partial.write_text(json.dumps(results(rows, settings, task, model, samples) | chat, indent=2) + "\n")
+        partial.write_text(json.dumps(found, indent=2) + "\n")
     return f"{home}: results_{time}.json and samples_{task}_{time}.jsonl, {len(rows)} problems"
 
 

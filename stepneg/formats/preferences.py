@@ -92,6 +92,8 @@ def messages(record: Record, key: str) -> tuple[Message, ...]:
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in found
     ):
         raise InputError(f"{record.where}: key {key!r} holds no messages with role and content in text")
+    for message in found:
+        Record(record.where, message).text("content", empty=True)
     return tuple({"role": m["role"], "content": m["content"]} for m in found)
 
 

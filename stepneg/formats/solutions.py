@@ -15,6 +15,7 @@ from stepneg.errors import InputError
 from stepneg.policy_folder import context_length, load_tokenizer
 from stepneg.problems import Problem
 from stepneg.problems.records import Record, any_records
+from stepneg.reading import LARGEST_NUMBER
 from stepneg.resolved import resolver
 from stepneg.sampling.engine import Completion, Ids
 from stepneg.sampling.store import SampleStore, Writer, prompt_key
@@ -146,6 +147,8 @@ class Reader:
             raise InputError(
                 f"{record.where}: logprob is {type(logp).__name__}; write a number of nats, or leave it out"
             )
+        if logp is not None and not abs(logp) <= LARGEST_NUMBER:
+            raise InputError(f"{record.where}: logprob is not finite; write a number of nats, or leave it out")
         return prompt, Completion(ids, None if logp is None else float(logp), str(reason))
 
     def prompt(self, record: Record) -> Ids | None:

@@ -13,7 +13,7 @@ import re
 import socket
 import uuid
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from stepneg.errors import InputError
-from stepneg.reading import byte_lines
+from stepneg.reading import byte_lines, json_object
 from stepneg.sampling.engine import Completion, Decoding, Ids
 from stepneg.whole import named, write_whole
 
@@ -251,6 +251,28 @@ class Writer:
             write_whole(contents(self.shard), json.dumps(said | {"crc": checksum(said)}))
 
 
+OF_A_SAMPLER = ("policy", "decoding", "seed")
+
+
+def name_of(meta: Mapping[str, Any]) -> str:
+    """The name of a sampler's folder, by what it is."""
+    told = {key: meta[key] for key in OF_A_SAMPLER}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What a sampler is.
+
+    Raises:
+        InputError: its file cannot be read, or is not what the folder has its name from.
+    """
+    file, mend = folder / "meta.json", "delete it, and what samples next under these settings writes it again"
+    meta = json_object(file, mend)
+    if not meta.keys() >= set(OF_A_SAMPLER) or name_of(meta) != folder.name:
+        raise InputError(f"{file}: was changed or damaged since it was written; {mend}")
+    return meta
+
+
 class SampleStore:
     """A folder of samplers."""
 
@@ -260,8 +282,7 @@ class SampleStore:
     def sampler(self, policy: Path, decoding: Decoding, seed: int) -> Sampler:
         """The samples of a policy's content (not its place), made if they are new."""
         meta = {"policy": fingerprint_policy(policy), "decoding": asdict(decoding), "seed": seed}
-        name = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
-        folder = self.root / name
+        folder = self.root / name_of(meta)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "meta.json").exists():
             write_whole(folder / "meta.json", json.dumps(meta | {"first_seen_at": str(policy)}, indent=1))

@@ -19,6 +19,7 @@ from stepneg.credit.values import advantages, bok, first_pit
 from stepneg.data.prepared import Built
 from stepneg.data.rows import Row
 from stepneg.errors import InputError
+from stepneg.evaluation_files import write_evaluation
 from stepneg.record import start
 from stepneg.studies import spurious
 from tests.analysis import made_run
@@ -286,6 +287,26 @@ def test_a_damaged_example_is_left_out(line, tmp_path):
     found = read(run)
     assert (len(found.pairs), len(found.solutions)) == (1, 9)
     assert found.notes == [f"{FILE}.jsonl: 1 of 2 lines are damaged and left out, the first is 1"]
+
+
+def test_damage_that_can_be_read_is_said(tmp_path):
+    run = made(tmp_path)
+    file = run / "data" / f"{FILE}.traces.jsonl"
+    whole = file.read_text()
+    file.write_text(whole.replace("[8, 0]", "[8, 1]", 1))
+    assert file.read_text() != whole
+    (note,) = read(run).notes
+    assert note.startswith(f"{FILE}.jsonl: it or a file beside it is missing or was damaged")
+    file.write_text(whole)
+    assert read(run).notes == []
+    values = run / "evaluation" / "test.json"
+    rows = [json.loads(line) for line in values.with_suffix(".jsonl").read_text().splitlines()]
+    write_evaluation(values, {"accuracy": 0.5}, rows)
+    assert read(run).notes == []
+    values.with_suffix(".jsonl").write_text("".join(json.dumps(row | {"correct": True}) + "\n" for row in rows))
+    assert read(run).notes == [
+        f"{values}: it or its .jsonl was changed or damaged since it was written; evaluate again"
+    ]
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])

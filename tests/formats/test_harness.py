@@ -1,6 +1,7 @@
 """Evaluations in the layout of lm-evaluation-harness, and its samples in our grader."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -180,3 +181,34 @@ def test_an_evaluation_of_before_is_named(evaluated, tmp_path, capsys):
             main(["export", "evaluation", str(source), str(tmp_path / "out")])
         assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_that_is_not_as_it_was_written_is_named(evaluated, tmp_path, capsys):
+    source = evaluated / "evaluation"
+    for name in ("test.json", "test.jsonl"):
+        shutil.copytree(source, tmp_path / name)
+        file = tmp_path / name / name
+        file.write_text(file.read_text().replace("true", "false", 1).replace('"k": 3', '"k": 2').replace("1", "2", 1))
+        with pytest.raises(SystemExit):
+            main(["export", "evaluation", str(tmp_path / name / "test.json"), str(tmp_path / "out")])
+        assert "was changed or damaged since it was written" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("..", "__"), (".", "__"), ("a/../b", "a__..__b"), ("/x/y", "__x__y"), (7, None)]
+)
+def test_a_policys_name_leads_nowhere(given, said, evaluated, tmp_path, capsys):
+    shutil.copytree(evaluated / "evaluation", tmp_path / "e")
+    values = json.loads((tmp_path / "e/test.json").read_text())
+    del values["sha256"]  # of another origin
+    values["settings"]["policy"] = given
+    (tmp_path / "e/test.json").write_text(json.dumps(values))
+    argv = ["export", "evaluation", str(tmp_path / "e/test.json"), str(tmp_path / "out/here")]
+    if said is None:
+        with pytest.raises(SystemExit):
+            main(argv)
+        assert "is no evaluation with settings" in capsys.readouterr().err
+        return
+    main(argv)
+    assert [file.name for file in (tmp_path / "out/here").iterdir()] == [said]

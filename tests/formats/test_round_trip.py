@@ -24,7 +24,7 @@ from stepneg.problems import Problem
 from stepneg.problems.arithmetic import Arithmetic
 from stepneg.problems.records import Record
 from stepneg.sampling.engine import Decoding
-from stepneg.sampling.store import SampleStore
+from stepneg.sampling.store import SampleStore, read_meta
 from tests.architectures import make
 
 SIZE, SAMPLES = 6, 4
@@ -177,6 +177,8 @@ def bad(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ({}, "line 2: holds neither response nor response_ids"),
         ({"response": "a " * 200}, r"at most 120 tokens (data.rollouts.max_tokens)"),
         ({"response": "a", "logprob": "-1"}, "line 2: logprob is str"),
+        ({"response": "a", "logprob": -(10**400)}, "line 2: logprob is not finite"),
+        ({"response": "a", "logprob": float("nan")}, "line 2: logprob is not finite"),
         ({"response": "a", "finish_reason": "tired"}, "finish_reason is 'tired'; write stop or length"),
     ],
 )
@@ -400,6 +402,10 @@ def test_a_conversation_writes_no_control_tokens(chatty):
         ),
         ({"prompt": "q", "chosen": [{"role": 1}], "rejected": []}, "line 1: key 'chosen' holds no messages"),
         (
+            {"prompt": "q"} | {n: [{"role": "user", "content": "\ud800"}] for n in ("chosen", "rejected")},
+            "line 1: key 'content' holds half a surrogate pair",
+        ),
+        (
             {"prompt": "q", "chosen": "a", "rejected": "b", "prompt_ids": [5], "chosen_ids": [6], "rejected_ids": [7]},
             "line 1: chosen_ids or rejected_ids are not what chosen and rejected say",
         ),
@@ -408,6 +414,41 @@ def test_a_conversation_writes_no_control_tokens(chatty):
 def test_a_bad_pair_is_named(row, said, tiny):
     with pytest.raises(InputError, match=re.escape(said.replace("line 1", "here"))):
         encoded(row, tiny)
+
+
+def test_damaged_pairs_are_not_exported(home, tmp_path, capsys):
+    shutil.copytree(home / "run", tmp_path / "run")
+    (file,) = (f for f in (tmp_path / "run" / "data").glob("*.jsonl") if f.suffixes == [".jsonl"])
+    whole = file.read_text()
+    for damage in (whole.replace("1", "2", 1), whole[:-20], ""):
+        file.write_text(damage)
+        error = bad(capsys, "export", "pairs", str(tmp_path / "run"), str(tmp_path / "pairs.jsonl"))
+        assert f"{file}: it or a file beside it is missing or was damaged" in error
+        assert not (tmp_path / "pairs.jsonl").exists()
+
+
+def test_no_bit_of_what_a_store_says_of_itself_labels_samples_otherwise(home, tmp_path):
+    (meta,) = (home / "store").glob("*/meta.json")
+    assert read_meta(meta.parent)["seed"] == 0
+    file = tmp_path / meta.parent.name / "meta.json"
+    file.parent.mkdir()
+    whole = meta.read_bytes()
+    told = json.loads(whole)
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        try:
+            found = read_meta(file.parent)
+        except InputError:
+            continue
+        assert {key: found[key] for key in ("policy", "decoding", "seed")} == {
+            key: told[key] for key in ("policy", "decoding", "seed")
+        }
+    for cut in range(len(whole) - 1):
+        file.write_bytes(whole[:cut])
+        with pytest.raises(InputError):
+            read_meta(file.parent)
 
 
 def test_rows_are_checked_before_an_output_appears(home, tmp_path, monkeypatch):
