@@ -212,7 +212,7 @@ SUMMARIES = {
         "fit": "build the data that a method needs and train on it",
         "validate": "loss on the validation problems",
         "test": "accuracy on the test problems, by the evaluation callback",
-        "predict": "log-probabilities of held-out solutions",
+        "predict": "log-probabilities of held-out solutions, to RUN/predictions.jsonl",
     },
     "Experiments": {
         "pipeline": "a chain of fits and tests over seeds; done ones are skipped",

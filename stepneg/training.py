@@ -24,6 +24,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from stepneg.callbacks.dashboard import Dashboard
 from stepneg.callbacks.evaluation import VLLMEvaluation
 from stepneg.callbacks.export import Export
+from stepneg.callbacks.predictions import Predictions
 from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.progress import FitProgress
 from stepneg.callbacks.throughput import Throughput
@@ -287,7 +288,7 @@ def cli(argv: list[str], kind: type[StepnegCLI] = StepnegCLI, run: bool = True) 
             subclass_mode_data=True,
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
-            trainer_defaults={"callbacks": [EndTogether(), Dashboard()]},
+            trainer_defaults={"callbacks": [EndTogether(), Dashboard(), Predictions()]},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             seed_everything_default=0,

@@ -11,13 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM
 
 from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.throughput import Throughput
 from stepneg.cli import main
 from stepneg.data.prepared import ResumableLoader
-from stepneg.data.rows import SeededOrder
+from stepneg.data.rows import SeededOrder, encode_prompt, encode_response
 from stepneg.errors import InputError
+from stepneg.policy_folder import load_tokenizer
+from stepneg.problems.arithmetic import Arithmetic
 from stepneg.sampling.engine import Completion, Decoding, Request
 from stepneg.sampling.vllm_engine import VLLMEngine
 from stepneg.training import geometry
@@ -250,10 +253,24 @@ def test_what_is_best_is_asked_for_as_it_is_called(option, said, tmp_path, confi
     assert said in capsys.readouterr().err
 
 
-def test_validate_test_and_predict_run(tmp_path, config):
+def test_validate_test_and_predict_run(tmp_path, config, tiny, capsys):
     run = f"--trainer.default_root_dir={tmp_path / 'run'}"
     for verb in ("validate", "test", "predict"):
         main([verb, config, run])
+    assert "predictions.jsonl: 8 held-out solutions" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny), load_tokenizer(tiny)
+    for row, problem in zip(rows, Arithmetic(split="validation", size=8).load(), strict=True):
+        assert row["prompt"].strip() == problem.question
+        assert row["response"] == problem.solution
+        prompt, response = (
+            encode_prompt(tokenizer, "{question}\n", problem.question),
+            encode_response(tokenizer, row["response"]),
+        )
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        expected = logits.gather(1, torch.tensor(response)[:, None]).sum().detach()
+        assert row["logprob"] == pytest.approx(float(expected), rel=1e-4)
+        assert row["tokens"] == len(response)
 
 
 def test_the_log_of_a_fit_holds_what_concerns_it(tmp_path, config, caplog):
