@@ -11,7 +11,6 @@ from stepneg.data.handover import ATTEMPT, attempt, once
 from stepneg.errors import InputError
 from stepneg.training import Met, StepnegCLI, cli
 
-
 PLAIN = ["--trainer.accelerator=cpu", "--model.objective=stepneg.objectives.CrossEntropy"]
 
 
