@@ -179,8 +179,8 @@ def doctor_verb(argv: list[str]) -> None:
     parser = Parser(prog="stepneg doctor", description=doctor_verb.__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories will be")
     parser.add_argument("--store", type=Path, default=Path("runs/samples"), help="folder of the sample store")
-    said = "HF folder that vLLM and transformers are compared on"
-    parser.add_argument("--policy", type=Path, default=Path("assets/arithmetic-base"), help=said)
+    said = "HF folder that vLLM and transformers are compared on; else assets/arithmetic-base, or a tiny random one"
+    parser.add_argument("--policy", type=Path | None, default=None, help=said)
     said = "start vLLM for that, which takes up to a minute; --engine false leaves it out"
     parser.add_argument("--engine", type=bool, default=True, help=said)
     parser.add_argument("--json", action="store_true", help="print the checks as JSON")

@@ -1,5 +1,6 @@
 """``stepneg doctor``: what a machine has of what stepneg needs, and how each failing is mended."""
 
+import io
 import json
 import os
 import platform
@@ -11,7 +12,8 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
@@ -23,11 +25,13 @@ from packaging.version import Version
 
 State = Literal["ok", "none", "warning", "failure"]
 GIB = 2**30
+SHIPPED = Path("assets/arithmetic-base")  # in a checkout
 LINES = 200  # appended by two writers
 STALE = 600.0  # seconds after which nothing compiles any more
 TOKENS = 40  # of a greedy solution in the probe
 SHOWN = ("torch", "lightning", "transformers", "jsonargparse")  # whose versions are told one by one
 ELSEWHERE = "name a folder that you can write: --trainer.default_root_dir, data.rollouts.store"
+AFRESH = "in a clone of the repository make setup, in a fresh environment"
 COLOURS = {"ok": "green", "none": "dim", "warning": "yellow", "failure": "bold red"}
 
 
@@ -379,7 +383,7 @@ def engine(policy: Path, problems: int = 4) -> Check:
 
 
 def checks(
-    runs: Path, store: Path, policy: Path, probe: bool
+    runs: Path, store: Path, policy: Path | None, probe: bool
 ) -> Iterator[tuple[str, Callable[[], Check | list[Check]]]]:
     """Every check by name, in the order in which they are made."""
     if installed("stepneg") is None:
@@ -407,17 +411,36 @@ def checks(
     yield "vLLM and transformers", partial(this_engine, policy, probe)
 
 
-def this_engine(policy: Path, probe: bool) -> Check:
-    """The engine on a policy, where it is asked for and there is one."""
+def this_engine(policy: Path | None, probe: bool) -> Check:
+    """The engine, where it is asked for, on a policy: the one given, else the shipped one, else a tiny random one."""
     name = "vLLM and transformers"
     if not probe:
         return Check(name, "none", "left out (--engine false)")
+    if policy is None and not SHIPPED.is_dir():
+        return on_random()
+    folder = SHIPPED if policy is None else policy
     try:
-        there = policy.is_dir()
+        there = folder.is_dir()
     except OSError as error:
         mend = "give --policy a folder that you can read"
-        return Check(name, "failure", f"{policy}: {error.strerror or error}", mend)
-    return engine(policy) if there else Check(name, "none", f"left out: {policy} is no folder; give --policy")
+        return Check(name, "failure", f"{folder}: {error.strerror or error}", mend)
+    if not there:
+        mend = "give --policy a model's folder, or leave it out: a tiny random policy is made then"
+        return Check(name, "failure", f"{folder} is no folder", mend)
+    return engine(folder)
+
+
+def on_random() -> Check:
+    """The engine on a random policy, which is made for this and removed."""
+    from stepneg.initialise import init
+    from stepneg.problems.arithmetic import Arithmetic
+
+    with tempfile.TemporaryDirectory(prefix="stepneg-doctor-") as folder:
+        policy = Path(folder) / "policy"
+        with redirect_stdout(io.StringIO()):  # which may be JSON
+            init(policy, Arithmetic(size=200), vocabulary=900, hidden_size=64, layers=2, context=256)
+        check = engine(policy)
+    return replace(check, seen=f"a random policy, as there is no {SHIPPED}: {check.seen}")
 
 
 def this_gpu(torch_version: str, driver: str | None) -> Check:
@@ -428,7 +451,7 @@ def this_gpu(torch_version: str, driver: str | None) -> Check:
     return gpu(torch_version, torch.version.cuda, names, driver)
 
 
-def examine(runs: Path, store: Path, policy: Path, probe: bool) -> Iterator[Check]:
+def examine(runs: Path, store: Path, policy: Path | None, probe: bool) -> Iterator[Check]:
     """Make every check; one that breaks is a failure itself."""
     for name, check in checks(runs, store, policy, probe):
         try:
@@ -436,11 +459,11 @@ def examine(runs: Path, store: Path, policy: Path, probe: bool) -> Iterator[Chec
         except Exception as error:  # whatever is broken here is what is looked for
             said = " ".join(f"{type(error).__name__}: {error}".split())
             mend = "STEPNEG_ENGINE_LOG=1 stepneg doctor shows vLLM's messages" if name.startswith("vLLM") else ""
-            found = Check(name, "failure", said, mend or "make setup, in a fresh environment")
+            found = Check(name, "failure", said, mend or AFRESH)
         yield from found if isinstance(found, list) else [found]
 
 
-def doctor(runs: Path, store: Path, policy: Path, probe: bool, as_json: bool) -> bool:
+def doctor(runs: Path, store: Path, policy: Path | None, probe: bool, as_json: bool) -> bool:
     """Print the checks: a table on a terminal, a line each in a pipe, or JSON; whether none failed."""
     done = []
     table = not as_json and sys.stdout.isatty()

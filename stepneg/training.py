@@ -32,6 +32,7 @@ from stepneg.checkpoints import CheckedCheckpoints, keep_until_whole
 from stepneg.data.handover import ATTEMPT, attempt, once
 from stepneg.data.prepared import Prepared
 from stepneg.errors import InputError, above, at_least
+from stepneg.fingerprint import fingerprint
 from stepneg.lock import held
 from stepneg.options import Strict, parse
 from stepneg.pickles import check_index, plain_values_only, refused_in_a_line
@@ -86,6 +87,21 @@ class EndTogether(L.Callback):
         """A rank in a collective hears no gentler signal."""
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGKILL)
+
+
+class Met(L.Callback):
+    """Takes the sign of the data away once all ranks have met, so that no later attempt finds it.
+
+    Args:
+        sign: that all others have read before they joined the process group.
+    """
+
+    def __init__(self, sign: Path) -> None:
+        self.sign = sign
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Called behind a barrier."""
+        self.sign.unlink(missing_ok=True)
 
 
 class StepnegCLI(LightningCLI):
@@ -207,8 +223,16 @@ class StepnegCLI(LightningCLI):
         if self.trainer.world_size == 1:
             return
         self.datamodule.trainer = self.trainer
-        sign = Path(self.trainer.default_root_dir) / f".{self.subcommand}-data-{attempt()}.json"
+        sign = Path(self.trainer.default_root_dir) / f".{self.subcommand}-data-{self.of_data()}.json"
         once(self.datamodule.prepare_data, sign, self.trainer.global_rank)
+        if self.trainer.global_rank == 0:
+            self.trainer.callbacks.append(Met(sign))  # type: ignore[attr-defined]
+
+    def of_data(self) -> str:
+        """The same on all ranks of an attempt, and another one for other settings of the data."""
+        verb = str(self.subcommand)
+        settings = yaml.safe_load(self._parser(verb).dump(self.config[verb], skip_none=False))
+        return fingerprint(attempt(), settings["data"], str(self.trainer.precision))
 
     before_fit = before_validate = before_test = before_predict = prepare_data
 

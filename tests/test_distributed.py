@@ -68,6 +68,7 @@ def test_two_ranks_fit_on_what_rank_zero_sampled(strategy, tmp_path):
         [sys.executable, "-m", "stepneg", *argv], cwd=ROOT, capture_output=True, text=True, timeout=150
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert list(run.glob(".fit-data-*")) == []  # what rank 1 waited for is gone
     summary = json.loads((run / "summary.json").read_text())
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -123,6 +124,7 @@ def test_each_run_of_a_chain_has_two_ranks(launcher, tiny, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     home = tmp_path / "chain" / "seed-0" / "sft"
+    assert list(home.glob(".*-data-*")) == []
     events = EventAccumulator(str(home / "tensorboard"))
     events.Reload()
     assert len(events.Scalars("train/loss")) == 2  # each rank took 20 problems, 8 a batch, accumulated by two

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from stepneg import doctor
 from stepneg.cli import main
 from stepneg.doctor import Check
+from stepneg.policy import load_model
+from stepneg.policy_folder import load_tokenizer
 from tests.conftest import BASE
 
 NEEDED = [
@@ -215,8 +218,42 @@ def test_a_check_that_breaks_is_a_failure(tmp_path, monkeypatch):
     found = {check.name: check for check in doctor.examine(tmp_path, tmp_path, tmp_path / "no", True)}
     assert found["TensorBoard"].seen == "ZeroDivisionError: division by zero"
     assert found["TensorBoard"].state == "failure"
-    assert found["TensorBoard"].mend
-    assert "is no folder; give --policy" in found["vLLM and transformers"].seen
+    assert found["TensorBoard"].mend == "in a clone of the repository make setup, in a fresh environment"
+    assert found["vLLM and transformers"] == Check(
+        "vLLM and transformers",
+        "failure",
+        f"{tmp_path}/no is no folder",
+        "give --policy a model's folder, or leave it out: a tiny random policy is made then",
+    )
+
+
+def test_the_engine_is_checked_on_the_shipped_policy_or_outside_of_a_checkout_on_a_random_one(
+    tmp_path, tiny, monkeypatch, capsys
+):
+    asked = []
+
+    def engine(policy):
+        asked.append((policy, load_model(policy).num_parameters(), load_tokenizer(policy).vocab_size))
+        return Check("vLLM and transformers", "ok", "equal")
+
+    monkeypatch.setattr(doctor, "engine", engine)
+    argv = ["doctor", f"--runs={tmp_path}/runs", f"--store={tmp_path}/samples", "--json"]
+    monkeypatch.setattr(doctor, "tensorboard", lambda: Check("TensorBoard", "ok", ""))
+
+    def seen(*more):
+        with suppress(SystemExit):  # whatever else this machine lacks
+            main([*argv, *more])
+        (check,) = [c for c in json.loads(capsys.readouterr().out) if c["name"] == "vLLM and transformers"]
+        return check["state"], check["seen"]
+
+    assert seen() == ("ok", "equal")
+    monkeypatch.chdir(tmp_path)
+    assert seen() == ("ok", "a random policy, as there is no assets/arithmetic-base: equal")
+    assert seen(f"--policy={tiny}") == ("ok", "equal")
+    assert seen("--policy=assets/arithmetic-base") == ("failure", "assets/arithmetic-base is no folder")
+    assert [policy for policy, *_ in asked[::2]] == [Path("assets/arithmetic-base"), tiny]
+    assert asked[1][1:] == asked[2][1:]
+    assert not asked[1][0].exists()
 
 
 def test_a_folder_that_one_may_not_look_into_is_a_failure_of_its_own(tmp_path, monkeypatch):

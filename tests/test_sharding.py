@@ -173,6 +173,7 @@ def test_a_rank_that_dies_ends_the_job(rank, sign, tiny, tmp_path):
     if not sign:
         assert f"RuntimeError: planned death of rank {rank}" in done.stderr
     assert not (tmp_path / "run" / "last").exists()
+    assert list((tmp_path / "run").glob(".fit-data-*")) == []  # the ranks had met
 
 
 @pytest.mark.slow

@@ -17,12 +17,16 @@ from stepneg.whole import write_whole
 
 BEAT = 10.0  # seconds between two signs of life
 PATIENCE = 600.0  # seconds without one after which the working rank counts as dead; file systems show changes late
+GRACE = 60.0  # seconds after which a failure that was there before this rank is believed to be of this attempt
+# Only what a launcher gives each of its processes alike: a batch system's id is not on nodes that are reached by ssh.
 JOB = (
     "SLURM_JOB_ID",
     "SLURM_STEP_ID",
     "SLURM_RESTART_COUNT",
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_RESTART_COUNT",
+    "PMIX_NAMESPACE",
+    "OMPI_MCA_ess_base_jobid",
     "MASTER_ADDR",
     "MASTER_PORT",
 )
@@ -38,15 +42,23 @@ def attempt() -> str:
     return os.environ.setdefault(ATTEMPT, sha256(told.encode()).hexdigest()[:12])
 
 
-def once(work: Callable[[], None], sign: Path, rank: int, beat: float = BEAT, patience: float = PATIENCE) -> None:
+def once(
+    work: Callable[[], None],
+    sign: Path,
+    rank: int,
+    beat: float = BEAT,
+    patience: float = PATIENCE,
+    grace: float = GRACE,
+) -> None:
     """Do the work on rank zero and return on every rank when it is done.
 
     Args:
         work: what is to be done.
-        sign: a file that all ranks see, of this work and attempt alone.
+        sign: a file that all ranks see, of this work and, where there is a name for it, of this attempt alone.
         rank: of this process.
         beat: seconds between two signs of life.
         patience: seconds without one after which the others give up.
+        grace: seconds that rank zero has to begin where the last attempt's failure is still told.
 
     Raises:
         InputError: on the other ranks, if the work failed or rank zero gave no sign of life.
@@ -54,7 +66,7 @@ def once(work: Callable[[], None], sign: Path, rank: int, beat: float = BEAT, pa
     if rank == 0:
         lead(work, sign, beat)
     else:
-        follow(sign, rank, min(beat, 1.0), patience)
+        follow(sign, rank, min(beat, 1.0), patience, grace)
 
 
 def lead(work: Callable[[], None], sign: Path, beat: float) -> None:
@@ -84,18 +96,19 @@ def lead(work: Callable[[], None], sign: Path, beat: float) -> None:
         show(sign, state, message)
 
 
-def follow(sign: Path, rank: int, interval: float, patience: float) -> None:
+def follow(sign: Path, rank: int, interval: float, patience: float, grace: float) -> None:
     """Wait until the sign says that the work is done."""
-    seen, since = "", time.monotonic()
+    found = seen = read(sign)  # of an earlier attempt, perhaps
+    since = time.monotonic()
     while True:
         now = read(sign)
         if now != seen:
             seen, since = now, time.monotonic()
-            state, message = json.loads(now)
-            if state == "done":
-                return
-            if state == "failed":
-                raise InputError(f"rank 0 failed, and rank {rank} ends with it: {message}")
+        state, message = json.loads(now) if now else ("", "")
+        if state == "done":
+            return
+        if state == "failed" and (now != found or time.monotonic() - since > grace):
+            raise InputError(f"rank 0 failed, and rank {rank} ends with it: {message}")
         if time.monotonic() - since > patience:
             raise InputError(
                 f"rank {rank} saw no sign of life of rank 0 for {patience:.0f} s in {sign}; see the output of rank 0,"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.chromium import Tab, Unavailable, chromium
@@ -418,12 +419,14 @@ def test_on_a_phone_the_list_and_a_solution_take_turns(tab, run):
     assert tab.run("document.activeElement.id") == "list"
 
 
-CONTRAST = """(() => {
-  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+PIXEL = """const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
   const pixel = (color) => {
     canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
     return [...canvas.getImageData(0, 0, 1, 1).data];
-  };
+  };"""
+# Least first; a picture's text has its colour as its fill, and never an offsetParent.
+CONTRAST = """(() => {
+  PIXEL
   const linear = (v) => (v <= 10.31 ? v / 3294.6 : ((v / 255 + 0.055) / 1.055) ** 2.4);
   const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
   const ground = (e) => {
@@ -433,18 +436,39 @@ CONTRAST = """(() => {
     }
   };
   const leaves = [...document.querySelectorAll("body *")].filter((e) =>
-    e.offsetParent && !e.closest(".unseen, :disabled")
+    (e.offsetParent || (e instanceof SVGTextElement && e.checkVisibility())) && !e.closest(".unseen, :disabled")
     && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
   return leaves.map((e) => {
-    const [a, b] = [light(pixel(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
-    return [(a + 0.05) / (b + 0.05), e.tagName + "." + e.className];
+    const ink = getComputedStyle(e)[e instanceof SVGTextElement ? "fill" : "color"];
+    const [a, b] = [light(pixel(ink)), light(ground(e))].sort((x, y) => y - x);
+    return [(a + 0.05) / (b + 0.05), e.tagName + "." + e.getAttribute("class")];
   }).sort((x, y) => x[0] - y[0]);
-})()"""
+})()""".replace("PIXEL", PIXEL)
+# Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
+VISION = {
+    "full": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]
+    ],
+}  # fmt: skip
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def lab(pixel: list[int], vision: list[list[float]]) -> np.ndarray:
+    """A colour of sRGB in CIELAB, as this vision sees it."""
+    rgb = np.array(pixel[:3]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = XYZ @ np.clip(np.array(vision) @ linear, 0, 1) / XYZ.sum(1)
+    x, y, z = np.where(seen > (6 / 29) ** 3, np.cbrt(seen), seen * (29 / 6) ** 2 / 3 + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_text_stands_out_from_its_ground(tab, tmp_path, dark):
-    """Contrast of at least 4.5 (WCAG AA), on steps of the greatest advantages too."""
+    """Contrast of at least 4.5 (WCAG AA), on steps of the greatest advantages too, which any vision tells apart."""
     extremes = Browsed([problem_row("p", "q", "a", "s", {"level": 1})], parts=["training data"])
     counts = ((8, 8), (8, 0), (8, 8), (8, 4), (8, 4))
     extremes.solutions.append(Solution(0, 0, list("abcd"), True, counts, [1.0, 0.0, 1.0, 0.5, 0.5], spurious=[1, 3]))
@@ -457,12 +481,17 @@ def test_every_text_stands_out_from_its_ground(tab, tmp_path, dark):
     for _ in range(2):
         assert tab.run(CONTRAST)[0][0] >= 4.5, tab.run(CONTRAST)[:5]
         tab.press("Escape")
+    found = tab.run(CONTRAST)
+    assert found[0][0] >= 4.5, found[:5]
+    assert {"text.axis", "text.value pit"} <= {name for _, name in found}
     tab.press("r")
     assert tab.run(CONTRAST)[0][0] >= 4.5, tab.run(CONTRAST)[:5]
-    colours = tab.run(
-        "['.step.minus', '.step.plus'].map((s) => getComputedStyle(document.querySelector(s)).backgroundColor)"
-    )
-    assert len(set(colours)) == 2
+    assert every(tab, ".step b")[:2] == ["A \u22121.00", "A +1.00"]
+    ground = "pixel(getComputedStyle(document.querySelector(s)).backgroundColor)"
+    colours = tab.run(f"(() => {{ {PIXEL} return ['.step.minus', '.step.plus'].map((s) => {ground}); }})()")
+    for name, vision in VISION.items():
+        minus, plus = (lab(colour, vision) for colour in colours)
+        assert np.linalg.norm(minus - plus) >= 20, (name, colours)
 
 
 def test_the_theme_is_switched_and_kept(tab, run):

@@ -9,6 +9,9 @@ import pytest
 
 from stepneg.data.handover import ATTEMPT, attempt, once
 from stepneg.errors import InputError
+from stepneg.training import Met, StepnegCLI, cli
+
+PLAIN = ["--trainer.accelerator=cpu", "--model.objective=stepneg.objectives.CrossEntropy"]
 
 
 def waiting(sign, patience=30.0):
@@ -67,18 +70,54 @@ def test_an_interruption_is_told_too(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         once(stop, tmp_path / "sign.json", 0)
     with pytest.raises(InputError, match="it was interrupted"):
-        once(stop, tmp_path / "sign.json", 1)
+        once(stop, tmp_path / "sign.json", 1, grace=0.1)
 
 
-@pytest.mark.parametrize("left", [None, ["working", "7"]])
-def test_a_rank_that_is_gone_is_noticed(left, tmp_path):
+def test_the_failure_of_an_earlier_attempt_is_not_taken_for_this_ones(tmp_path):
     sign = tmp_path / "sign.json"
-    if left:
-        sign.write_text(json.dumps(left))
+    sign.write_text(json.dumps(["failed", "then"]))
+    thread, ended = waiting(sign)
+    time.sleep(0.3)  # until rank 0 begins
+    assert not ended
+    once(lambda: time.sleep(0.2), sign, 0, beat=0.02)
+    thread.join(10)
+    assert ended == ["done"]
+
+
+def test_a_failure_that_nobody_follows_is_believed_after_a_while(tmp_path):
+    sign = tmp_path / "sign.json"
+    sign.write_text(json.dumps(["failed", "now"]))
     started = time.monotonic()
-    with pytest.raises(InputError, match="no sign of life of rank 0 for 0 s"):
-        once(lambda: None, sign, 1, beat=0.02, patience=0.3)
+    with pytest.raises(InputError, match="rank 0 failed, and rank 1 ends with it: now"):
+        once(lambda: None, sign, 1, beat=0.02, grace=0.3)
     assert 0.3 <= time.monotonic() - started < 5
+
+
+def test_the_sign_goes_when_all_have_met(tmp_path):
+    sign = tmp_path / "sign.json"
+    once(lambda: None, sign, 0)
+    met = Met(sign)
+    for _ in range(2):
+        met.setup(None, None, "fit")
+        assert not sign.exists()
+
+
+def test_a_sign_is_of_its_settings_of_the_data(tmp_path, tiny, monkeypatch):
+    monkeypatch.setenv(ATTEMPT, "same")
+    names = []
+
+    class Named(StepnegCLI):
+        def _run_subcommand(self, subcommand):
+            names.append(self.of_data())
+
+    source = {"class_path": "stepneg.problems.arithmetic.Arithmetic", "init_args": {"size": 8}}
+    data = {"policy": str(tiny), "problems": source}
+    for more in ({}, {"seed": 1}, {"problems": source | {"init_args": {"size": 9}}}, {}):
+        given = {"class_path": "stepneg.data.solutions.TeacherSolutions", "init_args": data | more}
+        argv = [f"--trainer.default_root_dir={tmp_path}", f"--model.path={tiny}", *PLAIN]
+        cli(["fit", *argv, f"--trainer.max_epochs={len(names) + 1}", f"--data={json.dumps(given)}"], Named)
+    assert names[0] == names[3]
+    assert len(set(names)) == 3
 
 
 def test_the_name_of_an_attempt_is_shared_inherited_and_new_after_a_requeue(monkeypatch):
@@ -90,5 +129,9 @@ def test_the_name_of_an_attempt_is_shared_inherited_and_new_after_a_requeue(monk
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
         names.append(attempt())
     assert names[0] == names[1] != names[2]
+    monkeypatch.setenv("PMIX_NAMESPACE", "prterun-host-7@1")
+    monkeypatch.delenv(ATTEMPT)
+    assert attempt() not in names
+    monkeypatch.setenv(ATTEMPT, names[2])
     monkeypatch.setenv("SLURM_JOB_ID", "18")
     assert attempt() == names[2] == os.environ[ATTEMPT]
