@@ -2,9 +2,9 @@
 
 Sizes and times of the sample store are those of results/writers.json, grown in proportion to the samples; that they do
 grow so is what results/store.json measures. A rollout is half a solution: what tokens take of its line and of its place
-in memory is half as large, and the time to read it is in proportion to its line. The speed of sampling was not measured:
-for want of a GPU the plan has the upper bound that follows from a GPU's data sheet, and what a given share of it would
-mean.
+in memory is half as large, and the time to read it is in proportion to its line. The speed of sampling was not
+measured: for want of a GPU the plan has the upper bound that follows from a GPU's data sheet, and what a given share of
+it would mean.
 """
 
 import json
