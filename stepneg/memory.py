@@ -323,6 +323,9 @@ def facts(model: Architecture, gpu: float, row: int) -> list[str]:
         f"An engine alone, gpu_memory_utilization 0.85: {gigabytes(2 * model.parameters)} GB of weights; at"
         f" {model.cached:,} bytes a cached token room for {most:,} tokens, {most // row:,} rows.",
         f"Its tensor_parallel_size can be {', '.join(map(str, sizes))}: {model.heads} heads, {model.kv_heads} of keys.",
+        "An evaluation during fit puts the float32 weights of the reference,"
+        f" {gigabytes(4 * model.parameters)} GB, on rank 0's GPU while it measures the divergence from it;"
+        " kl_samples: 0 leaves that out.",
     ]
 
 

@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
 
 from benchmarks.memory import peaks
@@ -30,6 +35,7 @@ from stepneg.memory import (
     zero3,
     zero3_offload,
 )
+from stepneg.sharding import divide
 
 MODELS = sorted(Path("configs/model").glob("*.json"))
 PUBLISHED = {"deepseek_math_7b": 6.9e9, "llama2_7b": 6.7e9, "qwen2_5_math_7b": 7.6e9}  # as their makers say, rounded
@@ -64,12 +70,43 @@ def test_the_real_architectures_have_the_parameters_that_are_told(file):
     sizes, model = architecture(file), on_meta(AutoConfig.from_pretrained(file))
     assert sizes.parameters == count(model.parameters())
     assert round(sizes.parameters, -8) == PUBLISHED[file.stem]
-    # The plan of configs/trainer/fsdp2.yaml: the blocks that transformers says not to split, and the rest.
-    blocks = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
-    assert [id(block) for block in blocks] == [id(layer) for layer in model.model.layers]
-    assert [count(block.parameters()) for block in blocks] == [sizes.layer] * sizes.layers
+    assert [count(layer.parameters()) for layer in model.model.layers] == [sizes.layer] * sizes.layers
     # Shards are rows: all weights divide evenly among up to 256 GPUs, so that 1/N is what each holds.
     assert [parameter.shape[0] for parameter in model.parameters() if parameter.shape[0] % 256] == []
+
+
+@pytest.fixture
+def mesh():
+    """Eight ranks that are not there; this process is the first."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+    try:
+        yield init_device_mesh("cpu", (8,))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("file", MODELS, ids=lambda file: file.stem)
+def test_fsdp2_divides_the_real_architectures_layer_by_layer(file, mesh):
+    sizes, model = architecture(file), on_meta(AutoConfig.from_pretrained(file))
+    root = torch.nn.Sequential(model)  # in the place of the policy
+    divide(root, model, mesh, torch.bfloat16)
+    layers = list(model.model.layers)
+    units = [module for module in root.modules() if isinstance(module, FSDPModule)]
+    assert {id(unit) for unit in units} == {id(root), *map(id, layers)}
+    assert len(layers) == sizes.layers
+    parameters = list(root.parameters())
+    assert all(isinstance(parameter, DTensor) for parameter in parameters)
+    assert all(8 * parameter.to_local().shape[0] == parameter.shape[0] for parameter in parameters)
+    assert 8 * count(parameter.to_local() for parameter in parameters) == sizes.parameters
+    # A unit is gathered as a whole: each layer by itself, the rest around the root's forward pass.
+    gathered = {id(unit): sum(p.numel() for p in own_parameters(unit)) for unit in units}
+    assert [gathered[id(layer)] for layer in layers] == [sizes.layer] * sizes.layers
+    assert gathered[id(root)] == sizes.outside
+
+
+def own_parameters(unit: FSDPModule) -> list[torch.nn.Parameter]:
+    group = unit._get_fsdp_state()._fsdp_param_group
+    return [parameter.sharded_param for parameter in group.fsdp_params]
 
 
 def test_every_model_that_has_options_has_its_sizes():
@@ -215,6 +252,7 @@ def test_the_command_says_what_fits(capsys):
     said = capsys.readouterr().out
     assert "6,738,415,616 parameters" in said
     assert "2 x 4 x 80 GB, rows of 512 tokens" in said
+    assert "float32 weights of the reference, 27.0 GB" in said  # 4 bytes each of 6,738,415,616
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("| ddp")]
     assert [row[9] for row in rows] == ["yes", "no"] * 2
     model = architecture(Path("configs/model/llama2_7b.json"))

@@ -10,6 +10,7 @@ from stepneg.cli import main
 from tests.conftest import ROOT
 
 OVERLAYS = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))
+MODELS = sorted((ROOT / "configs" / "model").glob("*.yaml"))
 
 
 def holds(found: Any, given: Any) -> bool:
@@ -35,3 +36,15 @@ def test_it_composes(overlay: Path, model: list[str], capsys: pytest.CaptureFixt
     assert holds(found, yaml.safe_load(overlay.read_text()))
     assert found["trainer"]["max_epochs"] == 3  # the method's own are still there
     assert found["model"]["gradient_checkpointing"] == bool(model)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.stem)
+def test_every_model_composes(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["configs/gsm8k/step_dpo.yaml", str(model.relative_to(ROOT)), "configs/trainer/fsdp2.yaml"]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *(word for file in files for word in ("--config", file)), "--print_config"])
+    assert not ended.value.code
+    trainer = yaml.safe_load((ROOT / "configs" / "trainer" / "fsdp2.yaml").read_text())["trainer"]
+    given = yaml.safe_load(model.read_text())
+    given["trainer"] = given.get("trainer", {}) | trainer
+    assert holds(yaml.safe_load(capsys.readouterr().out), given)
