@@ -136,6 +136,8 @@ def layout(kind: str, k: int | None) -> Layout:
         "held-out solutions, nats a token": ["Multiline", ["validation/nll"]],
         "tokens a second": ["Multiline", ["throughput/tokens_per_second"]],
     }
+    if kind != "pairs":  # which have a chart of both lengths
+        charts["training"]["length, tokens of a response"] = ["Multiline", ["train/length"]]
     return charts
 
 

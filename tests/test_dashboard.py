@@ -24,6 +24,7 @@ from stepneg.data.prepared import read_built
 from stepneg.data.rows import collate
 from stepneg.objectives import DPO, token_log_probs
 from stepneg.policy import load_model
+from tests.test_sharding import CPU, config_for, fit
 
 FIT = """
 seed_everything: 3
@@ -146,6 +147,15 @@ def test_charts_put_runs_side_by_side(whole):
     kind, series = layout("pairs", 3)["evaluation (95 %)"]["pass@3"]
     assert (kind, series) == ("Margin", ["validation/pass@3", "validation/pass@3_low", "validation/pass@3_high"])
     assert "mean weight" in layout("weighted", None)["weights"]
+
+
+@pytest.mark.parametrize("kind", ["solutions", "weighted"])
+def test_each_objective_has_a_chart_of_what_it_logs(kind: str, tiny: Path, tmp_path: Path) -> None:
+    main(fit(config_for(tiny, tmp_path), tmp_path / "run", kind, 4, [*CPU, "--trainer.max_epochs=1"]))
+    lines = {tag for charts in layout(kind, None).values() for _, tags in charts.values() for tag in tags}
+    tags = set(events(tmp_path / "run").Tags()["scalars"])
+    assert lines <= tags
+    assert {tag for tag in tags if tag.startswith("train/")} <= lines
 
 
 def hparams_tab(folder: Path) -> list[tuple[dict[str, object], dict[str, float], list[str]]]:
