@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -15,12 +14,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from stepneg.analysis.repeated import compare, compare_files
 from stepneg.cli import main
-from stepneg.record import attempts, chain, content, inputs, recorded, start
+from stepneg.record import attempts, content
 from stepneg.rerun import working_in
-from stepneg.sampling.engine import Completion
-from stepneg.sampling.store import Writer
 from tests.test_cli import fails
 from tests.test_fit import FIT
 
@@ -104,17 +100,6 @@ def test_a_run_is_repeated_from_within_and_where_it_was_made_within(tiny: Path, 
     said = capsys.readouterr().out
     assert "everything is the same" in said
     assert f"repeated in {tmp_path}/run-rerun" in said
-
-
-def test_attempts_stay_in_order_whatever_the_clock_does(tmp_path: Path, monkeypatch) -> None:
-    hours = ["12", "10", "11", "09"]
-    for number, hour in enumerate(hours):
-        began = f"2026-11-30T{hour}:00:00.000000+00:00"
-        monkeypatch.setattr("stepneg.record.now", lambda began=began: began)
-        with recorded(tmp_path, start("fit", [str(number)], {}, tmp_path)):
-            pass
-        (tmp_path / "attempts" / f"zz{number}-of-others.json").touch()
-    assert [attempt["argv"] for attempt in attempts(tmp_path)] == [[str(number)] for number in range(len(hours))]
 
 
 def test_other_weights_are_found_and_the_exit_code_says_so(copy: Path, capsys) -> None:
@@ -219,77 +204,6 @@ def test_where_nothing_ended_well_nothing_is_repeated(copy: Path, capsys) -> Non
         assert "no attempt has ended well" in error
         assert said in error
     assert not copy.with_name("sft-rerun").exists()
-
-
-def test_a_file_that_is_no_record_is_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "attempts").mkdir()
-    for number, text in enumerate(("[" * 100_000, "[]", "{}", '{"verb": "fit"}', "\0", "")):
-        (tmp_path / "attempts" / f"{number}.json").write_text(text)
-    assert attempts(tmp_path) == []
-
-
-def test_a_killed_attempt_is_kept(tmp_path: Path) -> None:
-    code = (
-        "import os; from pathlib import Path; from stepneg.record import recorded, start; home = Path('run')\n"
-        "with recorded(home, start('fit', ['fit'], {'seed': 3}, home)): os.kill(os.getpid(), 9)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
-    assert done.returncode == -signal.SIGKILL
-    (attempt,) = attempts(tmp_path / "run")
-    assert (attempt["ended"], attempt["exit"], attempt["seeds"]) == (None, None, {"seed": 3})
-    (tmp_path / "run/attempts/0.json").write_text("{")  # damaged, as by a full disk
-    assert attempts(tmp_path / "run") == [attempt]
-
-
-def test_inputs_are_files_and_policies_outside_of_the_run(tmp_path: Path, tiny: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "run/last").mkdir(parents=True)
-    (tmp_path / "run/last/config.json").touch()
-    (tmp_path / "problems.jsonl").write_text("{}\n")
-    settings = {
-        "a": {"path": "problems.jsonl", "template": "x\0y", "long": "word " * 2000, "n": 3, "none": None, "empty": ""},
-        "b": [str(tiny), "run/last", "run", "nowhere", "."],
-    }
-    found = inputs(settings, Path("run"))
-    assert (found[0]["place"], found[0]["near"]) == ("a.path", "../problems.jsonl")
-    assert [item["path"] for item in found] == [str(tmp_path / "problems.jsonl"), str(tiny)]
-    assert start("fit", [], settings, Path("run"))["inputs"] == found
-
-
-def test_folders_of_datasets_are_inputs_where_problems_are_read_from(tmp_path: Path, monkeypatch) -> None:
-    """Not the sample store and run directories, whose files are JSONL as well."""
-    monkeypatch.chdir(tmp_path)
-    for folder in ("mine/train", "samples/key", "runs/other/data", "empty", "run/data"):
-        (tmp_path / folder).mkdir(parents=True)
-        if folder != "empty":
-            (tmp_path / folder / "a.jsonl").write_text("{}\n")
-    source = {"class_path": "stepneg.problems.jsonl.Jsonl", "init_args": {"path": "mine"}}
-    settings = {
-        "data": {"problems": source, "store": "samples", "path": "empty"},
-        "model": {"path": "samples"},
-        "trainer": {"default_root_dir": "runs/other", "callbacks": [{"store": "samples", "test": source}]},
-        "checkpoint": {"dirpath": "runs/other"},
-        "args": {"root": "runs", "out": "mine", "data.problems.init_args.path": "{here}", "path": "run/data"},
-    }
-    found = inputs(settings, Path("run"), {"here": "mine", "n": 3})
-    assert [(item["place"], item["given"], item["path"]) for item in found] == [
-        ("data.problems.init_args.path", "mine", str(tmp_path / "mine")),
-        ("trainer.callbacks.0.test.init_args.path", "mine", str(tmp_path / "mine")),
-        ("args.data.problems.init_args.path", "{here}", str(tmp_path / "mine")),
-    ]
-    (mark,) = {item["fingerprint"] for item in found}
-    shutil.copytree("mine", "elsewhere")
-    (tmp_path / "elsewhere/notes.txt").touch()
-    (tmp_path / "elsewhere/.hidden.jsonl").touch()
-    assert content(Path("elsewhere"), "problems.path") == mark
-    for number, (name, text) in enumerate(
-        {"train/b.jsonl": "", "train/a.jsonl": "{} \n", "test/a.jsonl": "{}\n"}.items()
-    ):
-        other = tmp_path / str(number)
-        shutil.copytree("mine", other)
-        (other / name).parent.mkdir(exist_ok=True)
-        (other / name).write_text(text)
-        assert content(other, "problems.path") not in (mark, "")
 
 
 # --- chains
@@ -443,67 +357,4 @@ def test_ranks_that_are_started_from_elsewhere_find_the_same_program(tmp_path: P
     assert (sys.argv[0], os.environ["PYTHONPATH"], Path.cwd()) == ("bin/stepneg", "mine", tmp_path)
 
 
-def test_a_chain_is_copied_also_if_its_files_are_not_as_they_should_be(tmp_path: Path) -> None:
-    """What is wrong in them, the stage that names them says."""
-    (tmp_path / "broken.yaml").write_text("a: [")
-    (tmp_path / "bomb.yaml").write_text("a: &a [0,0,0,0,0,0,0,0,0]\nb: &b [*a,*a,*a,*a]\n" * 9)
-    stage = {"name": "x", "config": ["broken.yaml", "bomb.yaml", "nowhere.yaml"], "args": {"p": "{root}/y"}}
-    settings = {"root": Path("run"), "stages": [stage], "overlays": [], "args": {}, "constants": {}, "jobs": False}
-    attempt = chain("pipeline", ["pipeline"], settings, tmp_path, tmp_path / "run")
-    assert attempt["inputs"] == []
-    assert attempt["settings"]["stages"][0]["config"][0] == "configs/broken.yaml"
-    assert (tmp_path / "run/chain/configs/broken.yaml").read_text() == "a: ["
-    assert yaml.safe_load((tmp_path / "run/chain/chain.yaml").read_text()) == attempt["settings"]
-
-
 # --- comparing
-
-
-def test_files_are_compared_by_what_they_hold(tmp_path: Path) -> None:
-    def pair(name: str, old: str, new: str) -> tuple[str, bool]:
-        for folder, text in (("old", old), ("new", new)):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            (tmp_path / folder / name).write_text(text)
-        return compare_files(tmp_path / "old" / name, tmp_path / "new" / name)
-
-    assert pair("a.json", '{"a": 1.5, "b": 2, "seconds_x": 3}', '{"seconds_x": 4, "b": 2, "a": 1.5}') == ("equal", True)
-    assert pair("a.json", '{"s": {"policy": "a/last", "k": 1}}', '{"s": {"policy": "b", "k": 1}}') == ("equal", True)
-    assert pair("a.json", '{"a": 1.5}', '{"a": 1.5, "b": 2}') == ("1 of 1 rows differ", False)
-    assert pair("a.json", '{"a": [1.5, 2.0]}', '{"a": [1.5, 2.5]}') == ("numbers differ by up to 5.0e-01", False)
-    assert pair("a.json", '{"a": 1}', '{"a": 2}') == ("1 of 1 rows differ", False)  # a token id
-    assert pair("a.jsonl", "1\n2\n", "1\n") == ("2 rows then, 1 now", False)
-    assert pair("a.jsonl", '"x"\n"y"\n', '"x"\n"z"\n') == ("1 of 2 rows differ", False)
-    assert pair("a.csv", "m,seconds\nx,1\n", "m,seconds\nx,2\n") == ("equal", True)
-    assert compare_files(tmp_path / "old/a.csv", tmp_path / "new/b.csv") == ("absent", False)
-
-
-def test_weights_are_compared_by_bits(tmp_path: Path) -> None:
-    for name, other, found in [
-        ("zero", {"w": torch.tensor([-0.0, 1.0])}, ("weights differ by up to 0.0e+00", False)),
-        ("nan", {"w": torch.tensor([0.0, torch.nan])}, ("weights differ by up to nan", False)),
-        ("shape", {"w": torch.zeros(3)}, ("weights of other names or shapes", False)),
-        ("dtype", {"w": torch.tensor([0.0, 1.0], dtype=torch.bfloat16)}, ("weights of other names or shapes", False)),
-    ]:
-        save_file({"w": torch.tensor([0.0, 1.0])}, tmp_path / "a.safetensors")
-        save_file(other, tmp_path / f"{name}.safetensors")
-        assert compare_files(tmp_path / "a.safetensors", tmp_path / f"{name}.safetensors") == found
-    save_file({"w": torch.tensor([torch.nan])}, tmp_path / "b.safetensors")
-    save_file({"w": torch.tensor([torch.nan])}, tmp_path / "c.safetensors", {"format": "pt"})
-    assert compare_files(tmp_path / "b.safetensors", tmp_path / "c.safetensors") == ("equal", True)
-
-
-def test_samples_are_compared_with_what_the_old_store_holds(tmp_path: Path) -> None:
-    (tmp_path / "old/run/attempts").mkdir(parents=True)
-    attempt = start("fit", [], {"data": {"store": "samples"}}, tmp_path / "old/run") | {"cwd": str(tmp_path / "old")}
-    (tmp_path / "old/run/attempts/1.json").write_text(json.dumps(attempt))
-    for store, third in ((tmp_path / "old/samples/key", -3.0), (tmp_path / "new/samples/key", -3.5)):
-        store.mkdir(parents=True)
-        (store / "meta.json").write_text("{}")
-        with Writer(store) as writer:
-            writer.add("aa", 0, [Completion((1, 2), -1.0, "stop"), Completion((1, 3), third, "stop")])
-            if "new" in str(store):
-                writer.add("aa", 2, [Completion((7,), -1.0, "stop")])
-    (row,) = compare(tmp_path / "old/run", tmp_path / "new")
-    assert row.what == "samples"
-    assert "of 3, 2 are in the runs' stores: 2 have equal tokens, 1 equal log-probabilities" in row.found
-    assert not row.same
