@@ -21,6 +21,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 from stepneg.architecture import architecture
 from stepneg.memory import AUTOCAST, TRUE, activations, ddp
+from stepneg.objectives import token_log_probs
 from stepneg.policy import head_log_probs
 
 RESULTS = Path(__file__).with_name("results") / "memory.json"
@@ -87,6 +88,31 @@ def peaks(config: Path, precision: PrecisionName, tokens: int, checkpointing: bo
 
         peak(batch, optimizer.step)  # makes gradients and moments
         return peak(batch), peak(optimizer.step)
+
+
+def reading_peak(config: Path, tokens: int, packed: bool) -> int:
+    """Bytes at the peak of a float32 model that computes log-probabilities of one row without gradients.
+
+    Args:
+        config: the model's ``config.json``.
+        tokens: of the row.
+        packed: logits in chunks, in the place of all at once.
+    """
+    with FakeTensorMode(), torch.no_grad():
+        settings = AutoConfig.from_pretrained(config)
+        model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, attn_implementation="causal").eval()
+        model.lm_head.__class__ = Head
+        tracker = MemTracker()
+        tracker.track_external(model)
+        ids = torch.zeros(1, tokens, dtype=torch.long)
+        with tracker:
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            if packed:
+                head_log_probs(model.lm_head, hidden[0, :-1], ids[0, 1:])
+            else:
+                token_log_probs(model.lm_head(hidden)[:, :-1], ids[:, 1:])
+        (found,) = tracker.get_tracker_snapshot("peak").values()
+        return int(found["Total"])
 
 
 def measure(name: str, precision: PrecisionName, tokens: int, checkpointing: bool) -> Found:

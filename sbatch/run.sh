@@ -5,7 +5,8 @@ if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS
 # Before its time limit a job gets SIGUSR1. It hands it on to its processes, which store what they have and end, goes back
 # into the queue, and on from there; so it does when it is preempted and has time to end by itself (GraceTime). Another
 # signal that ended its one process, as for want of memory, puts it back up to three times, and so does an error behind
-# SIGUSR1, as of a full disk. A job that Slurm ends is Slurm's: preempted it is put back, cancelled it is not.
+# SIGUSR1, as of a full disk, or an engine that died again and again (exit code 75), which another node might not see. A job
+# that Slurm ends is Slurm's: preempted it is put back, cancelled it is not.
 run() {
     local told='' status state before end job=$SLURM_JOB_ID log=/proc/$$/fd/2
     # One task of an array has the array's own number, by which all its tasks would be meant.
@@ -18,7 +19,8 @@ run() {
     state=$(squeue --noheader --jobs="$job" --format=%T) || state=RUNNING
     before=${SLURM_RESTART_COUNT:-0}
     if [ -f "$log" ]; then before=$(grep -c ' ended .*; back into the queue' "$log"); fi # restarts of other causes are free
-    end="with exit code $status at its time limit"
+    end="with exit code $status"
+    if [ -n "$told" ]; then end+=" at its time limit"; fi
     if [ $status -gt 128 ]; then end="by signal $((status - 128))"; fi
     if [ "$state" != RUNNING ]; then
         echo "$SLURM_JOB_NAME: ended by Slurm: preempted, to be run again, or cancelled" >&2
@@ -28,7 +30,7 @@ run() {
     elif [ $status -gt 128 ] && scontrol show job "$job" | grep -q 'PreemptTime=[0-9]'; then
         echo "$SLURM_JOB_NAME: preempted; back into the queue" >&2
         scontrol requeue "$job"
-    elif { [ -n "$told" ] || [ $status -gt 128 ] && [ "$SLURM_NTASKS" -eq 1 ]; } && [ "$before" -lt 3 ]; then
+    elif { [ -n "$told" ] || [ $status -eq 75 ] || { [ $status -gt 128 ] && [ "$SLURM_NTASKS" -eq 1 ]; }; } && [ "$before" -lt 3 ]; then
         echo "$SLURM_JOB_NAME: ended $end; back into the queue" >&2
         scontrol requeue "$job"
     else

@@ -5,7 +5,7 @@ then finds the very samples that it would have drawn.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,16 @@ def drawn_by(given: jsonargparse.Namespace, verb: str) -> tuple[Draw, ...]:
     return ("evaluation",) if verb == "test" and callback and callback.sources["test"] else ()
 
 
+def distribution(given: jsonargparse.Namespace, what: Draw) -> Hashable:
+    """What a draw's samples are samples of, and where they are kept: draws with the same may have them in common."""
+    if what == "evaluation":
+        callback = evaluation_of(given.trainer)
+        assert callback is not None
+        return callback.store.absolute(), start_of(given).absolute(), callback.sampled, callback.seed
+    rollouts = given.data.rollouts
+    return rollouts.store.absolute(), Path(given.data.policy).absolute(), rollouts.decoding, rollouts.seed
+
+
 def chain_jobs(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell], only: str | None = None) -> str:
     """What is left of a chain as jobs, a line each. Each run's options are parsed: what is wrong in them shows here.
 
@@ -60,8 +70,11 @@ def chain_jobs(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell], on
     of_trainer = [job for job in jobs if job.verb in TRAINER_VERBS and not job.done]
     parser = resolver(of_trainer[0].argv) if of_trainer else None
 
-    def draws(job: Job) -> Sequence[Draw]:
-        return drawn_by(parser.resolve(job.argv), job.verb) if parser and job.verb in TRAINER_VERBS else ()
+    def draws(job: Job) -> Sequence[tuple[Draw, Hashable]]:
+        if parser is None or job.verb not in TRAINER_VERBS:
+            return ()
+        given = parser.resolve(job.argv)
+        return [(what, distribution(given, what)) for what in drawn_by(given, job.verb)]
 
     every = submissions(jobs, draws)
     if found is not None:

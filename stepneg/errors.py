@@ -1,10 +1,14 @@
-"""The one exception that the command line turns into a single clear line and exit code 2."""
+"""The exceptions that the command line turns into a single clear line."""
 
 import math
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message says what, where and how to mend it."""
+    """Something the user gave is wrong. The message says what, where and how to mend it. Exit code 2."""
+
+
+class EngineLostError(InputError):
+    """The engine died again and again, which another machine might not see. Exit code 75 (EX_TEMPFAIL of sysexits)."""
 
 
 def above(limit: int, **given: float) -> None:

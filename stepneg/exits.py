@@ -1,11 +1,12 @@
 """With which exit code a command ends, for the shell and for the record of what was run."""
 
 import errno
+import os
 import select
 import sys
 from typing import TextIO
 
-from stepneg.errors import InputError
+from stepneg.errors import EngineLostError, InputError
 
 # What ails a place, and its mend. Whatever was finished before is kept.
 PLACES = {
@@ -33,6 +34,8 @@ def exit_code(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if isinstance(error, EngineLostError):
+        return os.EX_TEMPFAIL  # sbatch/run.sh puts the job back into the queue
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.EPIPE and any(map(is_unread, (sys.stdout, sys.stderr))):
         return UNREAD

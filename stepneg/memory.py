@@ -52,6 +52,9 @@ AUTOCAST = Precision(weight=4, gradient=4, optimiser=8, moment=4, used=4, residu
 GATHERED = Precision(weight=4, gradient=4, optimiser=8, moment=4, used=2, residual=2, product=2)
 # DeepSpeed trains a float32 master copy: 12 bytes a parameter beside 2 + 2 (Rajbhandari et al. 2020, section 3.1).
 MASTER = Precision(weight=2, gradient=2, optimiser=12, moment=4, used=2, residual=2, product=2)
+# A reference is loaded in float32, whatever the trainer's precision.
+FLOAT32 = Precision(weight=4, gradient=4, optimiser=8, moment=4, used=4, residual=4, product=4)
+CHECKED = 4  # rows that stepneg.policy.check_packing computes the ordinary way; a test holds them together
 
 
 @dataclass(frozen=True)
@@ -236,6 +239,22 @@ def activations(model: Architecture, of: Precision, tokens: int, checkpointing: 
     return max(forward, head + casts, backward + casts)
 
 
+def reference(model: Architecture, tokens: int, checked: int) -> float:
+    """Bytes of a reference in float32 that computes log-probabilities of a packed batch without gradients.
+
+    Two of the residual stream, the MLP's input and output, three of its factors, the rotation's cosines and sines; or
+    the logits of the rows that are also computed without packing, and their log-softmax.
+
+    Args:
+        model: the architecture.
+        tokens: of the batch.
+        checked: of its rows that are also computed without packing.
+    """
+    layer = tokens * (4 * model.width + 3 * model.hidden + 2 * model.head_width)
+    logits = checked * 2 * model.vocabulary
+    return FLOAT32.used * (model.parameters + max(layer, logits))
+
+
 def largest_batch(room: float, row: int, taken: Callable[[int], float]) -> int:
     """The most rows of ``row`` tokens of which ``taken(tokens)`` bytes are no more than ``room``."""
     most = 1
@@ -268,6 +287,7 @@ HEADINGS = (
     "not packed",
     "nothing recomputed",
     "engine's share",
+    "beside the reference",
 )
 
 
@@ -286,6 +306,10 @@ def line_of(model: Architecture, trainer: Trainer, gpus: int, nodes: int, gpu: f
     # An engine that starts between two steps finds what is kept taken; it must hold its weights and a row.
     share = (gpu - states.kept) / gpu
     serves = fits and share * gpu >= 2 * model.parameters + row * model.cached
+    # Once the engine has left, the reference takes its place, with twice the rows of a batch of training.
+    measured = largest_batch(
+        gpu - states.kept, row, lambda tokens: reference(model, 2 * tokens, min(2 * tokens, CHECKED * row))
+    )
     return [
         trainer.name,
         trainer.precision,
@@ -296,6 +320,7 @@ def line_of(model: Architecture, trainer: Trainer, gpus: int, nodes: int, gpu: f
         rows(checkpointing=True, packed=False),
         rows(checkpointing=False, packed=True),
         f"{int(100 * share) / 100:.2f}" if serves else "",
+        str(measured) if fits and measured else "",
     ]
 
 
@@ -324,7 +349,7 @@ def facts(model: Architecture, gpu: float, row: int) -> list[str]:
         f" {model.cached:,} bytes a cached token room for {most:,} tokens, {most // row:,} rows.",
         f"Its tensor_parallel_size can be {', '.join(map(str, sizes))}: {model.heads} heads, {model.kv_heads} of keys.",
         "An evaluation during fit puts the float32 weights of the reference,"
-        f" {gigabytes(4 * model.parameters)} GB, on rank 0's GPU while it measures the divergence from it;"
+        f" {gigabytes(FLOAT32.weight * model.parameters)} GB, on rank 0's GPU while it measures the divergence from it;"
         " kl_samples: 0 leaves that out.",
     ]
 

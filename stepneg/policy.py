@@ -22,6 +22,7 @@ from stepneg.sharding import divide, gradient_norm, zero3
 from stepneg.tree_attention import attention_plan
 
 LOGITS = 2**24  # 64 MiB in float32
+CHECKED = 4  # rows that are computed with and without packing
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -80,8 +81,8 @@ def check_packing(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
         return
     training = model.training
     model.eval()
-    few = {name: batch[name][:4] for name in ("input_ids", "attention_mask", "labels")}
-    plain, packed = batch_log_probs(model, few), forest_log_probs(model, batch)[:4]
+    few = {name: batch[name][:CHECKED] for name in ("input_ids", "attention_mask", "labels")}
+    plain, packed = batch_log_probs(model, few), forest_log_probs(model, batch)[:CHECKED]
     model.train(training)
     counted = few["labels"][:, 1:] != IGNORED
     apart = float((plain - packed)[counted].abs().mean())

@@ -14,7 +14,7 @@ import yaml
 from stepneg import __version__
 from stepneg.cli import main
 from stepneg.commands import SUMMARIES, VERBS
-from stepneg.errors import InputError
+from stepneg.errors import EngineLostError, InputError
 from stepneg.problems import Problem
 from stepneg.problems.arithmetic import Arithmetic
 from stepneg.record import attempts, recorded, start
@@ -256,6 +256,7 @@ def test_ctrl_c_before_training_is_in_the_record(tmp_path, monkeypatch, capsys):
     [
         (OSError(errno.ENOSPC, "full", "there"), 2),
         (InputError("wrong"), 2),
+        (EngineLostError("again and again"), 75),
         (SystemExit(5), 5),
         (SystemExit("said"), 1),
     ],

@@ -138,8 +138,9 @@ def test_the_first_of_several_processes_keeps_the_books(
 
 def draws(job: Any) -> tuple[Any, ...]:
     if job.verb == "test":
-        return ("evaluation",)
-    return ("solutions", "values") if job.verb == "fit" and "dpo" in job.stage.name else ()
+        return (("evaluation", job.stage.name),)
+    drawn = (("solutions", "of sft"), ("values", "of sft"))
+    return drawn if job.verb == "fit" and "dpo" in job.stage.name else ()
 
 
 def test_a_chain_as_jobs(folder: Path) -> None:
@@ -155,7 +156,7 @@ def test_a_chain_as_jobs(folder: Path) -> None:
         "dpo:fit fit single dpo:values",
         "dpo:evaluation evaluate array sft:fit dpo:fit",
         "dpo:test evaluate single dpo:evaluation",
-        "step_dpo:solutions sample array sft:fit",
+        "step_dpo:solutions sample array sft:fit dpo:values",
         "step_dpo:values values array step_dpo:solutions",
         "step_dpo:fit fit single step_dpo:values",
         "step_dpo:evaluation evaluate array sft:fit step_dpo:fit",
@@ -186,6 +187,17 @@ def test_the_shipped_chain_as_jobs(tmp_path: Path, capsys: pytest.CaptureFixture
         ("rft:solutions", "sample"), ("step_dpo:values", "values"), ("sft:fit", "fit"), ("base:evaluation", "evaluate"),
     }  # fmt: skip
     assert not any(words[0].endswith(("sft:solutions", "rft:values", "/dpo:values")) for words in said)
+    arrays = [[word.split("/")[-1] for word in words] for words in said if words[1] in ("sample", "values")]
+    assert [(words[0], words[3:]) for words in arrays] == [  # all of them sample the one policy
+        ("rft:solutions", ["sft:fit"]),
+        ("dpo:solutions", ["sft:fit", "rft:solutions"]),
+        ("advantage:solutions", ["sft:fit", "dpo:solutions"]),
+        ("advantage:values", ["advantage:solutions"]),
+        ("step_dpo:solutions", ["sft:fit", "advantage:values"]),
+        ("step_dpo:values", ["step_dpo:solutions"]),
+    ]
+    evaluations = [words for words in said if words[1] == "evaluate" and words[2] == "array"]
+    assert not any(name.endswith(":evaluation") for words in evaluations for name in words[3:])  # of a policy each
     assert not (tmp_path / "r").exists()
 
 

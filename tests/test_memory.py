@@ -13,13 +13,16 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
 
-from benchmarks.memory import peaks
+from benchmarks.memory import peaks, reading_peak
 from stepneg import policy
 from stepneg.architecture import Architecture, architecture
 from stepneg.commands import run
 from stepneg.errors import InputError
 from stepneg.memory import (
     AUTOCAST,
+    CHECKED,
+    FLOAT32,
+    GATHERED,
     LOGITS,
     MASTER,
     TRAINERS,
@@ -29,6 +32,7 @@ from stepneg.memory import (
     ddp,
     fsdp2,
     largest_batch,
+    reference,
     saved_by_layer,
     saved_by_norm,
     zero2,
@@ -39,7 +43,6 @@ from stepneg.sharding import divide
 
 MODELS = sorted(Path("configs/model").glob("*.json"))
 PUBLISHED = {"deepseek_math_7b": 6.9e9, "llama2_7b": 6.7e9, "qwen2_5_math_7b": 7.6e9}  # as their makers say, rounded
-FLOAT32 = Precision(weight=4, gradient=4, optimiser=8, moment=4, used=4, residual=4, product=4)
 SMALL = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3}
 KINDS = [
     LlamaConfig(**SMALL, num_attention_heads=4),
@@ -190,8 +193,17 @@ def test_peaks_of_a_step_of_a_7b_models_first_layers(file, precision, checkpoint
     assert 0.99 * batch <= told <= 1.04 * batch
 
 
+@pytest.mark.parametrize("file", MODELS, ids=lambda file: file.stem)
+def test_peak_of_a_reference_of_a_7b_models_first_layers(file, tmp_path):
+    short = tmp_path / "config.json"
+    short.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 2}))
+    sizes = architecture(short)
+    assert reference(sizes, 16384, 0) == pytest.approx(reading_peak(short, 16384, packed=True), rel=1e-3)
+    assert reference(sizes, 1024, 1024) == pytest.approx(reading_peak(short, 1024, packed=False), rel=0.02)
+
+
 def test_what_the_trainer_says_of_logits_is_so_of_the_policy():
-    assert LOGITS == policy.LOGITS
+    assert (LOGITS, CHECKED) == (policy.LOGITS, policy.CHECKED)
 
 
 @pytest.mark.parametrize("file", MODELS, ids=lambda file: file.stem)
@@ -260,6 +272,10 @@ def test_the_command_says_what_fits(capsys):
     most = int(rows[0][10])
     assert kept + activations(model, TRUE, 512 * most, True) <= 80e9
     assert kept + activations(model, TRUE, 512 * (most + 1), True) > 80e9
+    assert [row[14] for row in rows] == [""] * 4  # 53.9 GB are kept, and the reference has 27.0
+    (row,) = (line.split("|")[1:-1] for line in said.splitlines()[-9:] if line.startswith("| fsdp2 | bf16-mixed"))
+    kept, most = fsdp2(model, GATHERED, 8, 2).kept, int(row[14])
+    assert kept + reference(model, 2 * 512 * most, 0) <= 80e9 < kept + reference(model, 2 * 512 * (most + 1), 0)
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,22 @@ def test_at_its_time_limit_a_job_goes_back_as_often_as_it_takes(tasks: int, tmp_
     assert ended(tmp_path, "sleep 1; exit 138", told=True, tasks=tasks, log=PUT_BACK * 9) == (138, said, True)
 
 
-def test_an_error_at_the_time_limit_does_not_go_round_for_ever(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tasks", [1, 4])
+def test_an_error_at_the_time_limit_does_not_go_round_for_ever(tasks: int, tmp_path: Path) -> None:
     said = "fit: ended with exit code 2 at its time limit; back into the queue\n"
-    assert ended(tmp_path, "sleep 1; exit 2", told=True) == (2, said, True)
+    assert ended(tmp_path, "sleep 1; exit 2", told=True, tasks=tasks) == (2, said, True)
     (tmp_path / "said").unlink()
-    code, last, back = ended(tmp_path, "sleep 1; exit 2", told=True, log=said * 3)
+    code, last, back = ended(tmp_path, "sleep 1; exit 2", told=True, tasks=tasks, log=said * 3)
     assert (code, back) == (2, False)
     assert "failed with exit code 2" in last
+
+
+@pytest.mark.parametrize("tasks", [1, 4])
+def test_an_engine_that_died_again_and_again_may_live_on_another_node(tasks: int, tmp_path: Path) -> None:
+    said = "fit: ended with exit code 75; back into the queue\n"
+    assert ended(tmp_path, "exit 75", tasks=tasks) == (75, said, True)
+    (tmp_path / "said").unlink()
+    assert not ended(tmp_path, "exit 75", tasks=tasks, log=said * 3)[2]
 
 
 def test_an_error_of_its_own_stops_those_that_wait(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stepneg.errors import InputError, at_least
+from stepneg.errors import EngineLostError, InputError, at_least
 from stepneg.sampling.engine import Completion, Decoding, Request
 from stepneg.sampling.store import fingerprint_policy
 
@@ -76,6 +76,7 @@ class VLLMEngine:
 
         Raises:
             InputError: the folder is not a policy in safetensors, or an option is out of its range.
+            EngineLostError: the process died more often than restarts can mend.
         """
         self.check()
         check_policy(policy)
@@ -93,7 +94,7 @@ class VLLMEngine:
         """Completions of each request, with its index, as they finish.
 
         Raises:
-            InputError: the process died more often, without a finished request between, than restarts can mend.
+            EngineLostError: the process died more often, without a finished request between, than restarts can mend.
         """
         missing = dict(enumerate(requests))
         policy = worker(self).policy
@@ -134,11 +135,13 @@ class VLLMEngine:
         """End what is left of a dead engine.
 
         Raises:
-            InputError: it died too often in a row.
+            EngineLostError: it died too often in a row.
         """
         close(self)
         if deaths > RESTARTS:
-            raise InputError(f"the engine died {deaths} times without a finished request: {error}; {LOG}") from error
+            raise EngineLostError(
+                f"the engine died {deaths} times without a finished request: {error}; {LOG}"
+            ) from error
         print(f"engine: {error}; restarted, {then}", file=sys.stderr)
 
 

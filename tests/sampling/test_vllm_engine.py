@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stepneg.errors import InputError
+from stepneg.errors import EngineLostError, InputError
 from stepneg.problems.arithmetic import Arithmetic
 from stepneg.sampling import vllm_engine
 from stepneg.sampling.engine import Completion, Decoding, Request
@@ -194,7 +194,7 @@ def test_deaths_in_loading_are_mended_three_times(mortal, capsys):
     assert capsys.readouterr().err.count("engine: planned; restarted") == 3
     Mortal.deaths = 4
     close(engine)
-    with pytest.raises(InputError, match="the engine died 4 times without a finished request: planned; what is finis"):
+    with pytest.raises(EngineLostError, match="the engine died 4 times without a finished request: planned; what is"):
         engine.load(mortal)
 
 
