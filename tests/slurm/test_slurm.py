@@ -30,21 +30,22 @@ PLAIN = {
     "trainer.accelerator": "cpu",
     "trainer.devices": 1,  # outside of Slurm; within, the job says how many
 }
-STEP_DPO = {
-    "data.policy": "{root}/sft/last",
+TESTED = {  # little of everything
+    "trainer.callbacks.init_args.k": 2,
+    "trainer.callbacks.init_args.test.init_args.size": 12,
+}
+SAMPLED = {
     "data.problems.init_args.size": 16,
     "data.rollouts.samples": 24,
     "data.rollouts.negatives": 2,
     "data.rollouts.rollouts": 4,
     "data.rollouts.engine.max_num_seqs": 24,  # so that a draw takes a few seconds
     "trainer.max_epochs": 1,
-    "trainer.callbacks.init_args.k": 2,
-    "trainer.callbacks.init_args.test.init_args.size": 12,
 }
-CHAIN = [
-    {"name": "sft", "config": ["sft.yaml"], "verbs": ["fit"], "args": {"trainer.max_epochs": 12}},
-    {"name": "step_dpo", "config": ["step_dpo.yaml"], "args": STEP_DPO},
-]
+SFT = {"name": "sft", "config": ["sft.yaml"], "verbs": ["fit"], "args": {"trainer.max_epochs": 12}}
+CHAIN = [SFT, {"name": "step_dpo", "config": ["step_dpo.yaml"], "args": {"data.policy": "{root}/sft/last"} | SAMPLED}]
+METHODS = ("rft", "dpo", "advantage", "step_dpo")
+DRAWING = re.compile(r"^(solutions|rollouts|evaluate).*tokens/s", re.MULTILINE)  # progress of an engine
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +78,10 @@ def environment(work: Path, **more: str) -> dict[str, str]:
 
 def chain(work: Path, name: str, stages: list[dict[str, Any]], **options: Any) -> Path:
     """A chain of its own run directory and store, beside the shipped configurations that it is made of."""
-    store = {"data.rollouts.store": f"{name}/samples", "trainer.callbacks.init_args.store": f"{name}/samples"}
     for stage in stages:
-        mine = store if "data.rollouts.samples" in stage["args"] else {}
-        stage["args"] = PLAIN | mine | stage["args"]
+        drawn = {"data.rollouts.store": f"{name}/samples"} if "data.policy" in stage["args"] else {}
+        tested = TESTED | {"trainer.callbacks.init_args.store": f"{name}/answers"}
+        stage["args"] = PLAIN | tested | drawn | stage["args"]
     folder = work / f"chains-{name}"
     folder.mkdir()
     for config in {c for stage in stages for c in stage["config"]}:
@@ -153,40 +154,55 @@ def tasks(word: str) -> list[int]:
     return found
 
 
-def test_a_chain_by_one_command_with_a_task_killed_equals_a_single_box(cluster: Cluster, work: Path) -> None:
-    file = chain(work, "array", copy(CHAIN))
+def shipped() -> list[dict[str, Any]]:
+    """The stages of the shipped chain, with little data."""
+    chain = yaml.safe_load((ROOT / "configs" / "arithmetic" / "pipeline.yaml").read_text())
+    less = {"base": {}, "sft": SFT["args"]}
+    return [stage | {"args": stage["args"] | less.get(stage["name"], SAMPLED)} for stage in chain["stages"]]
+
+
+def test_the_whole_chain_by_one_command_with_a_task_killed_equals_a_single_box(cluster: Cluster, work: Path) -> None:
+    file = chain(work, "array", shipped(), order=["sft", "rft", "step_dpo"])
     jobs = submit(cluster, work, file, TASKS="2%1", SBATCH_TIMELIMIT="30")
     assert set(jobs) == {
-        "sft:fit", "step_dpo:solutions", "step_dpo:values", "step_dpo:fit", "step_dpo:evaluation", "step_dpo:test",
-        "pipeline.tables",
+        "base:evaluation", "base:test", "sft:fit", "sft:evaluation", "sft:test",
+        *(f"{method}:{what}" for method in METHODS for what in ("solutions", "fit", "evaluation", "test")),
+        "advantage:values", "step_dpo:values", "pipeline.tables",
     }  # fmt: skip
     store = work / "array" / "samples"
-    until(lambda: any(shard.stat().st_size for shard in store.glob("*/*.jsonl")))
-    (victim,) = tasks("step_dpo:solutions")
+    until(lambda: any(shard.stat().st_size for shard in store.glob("*/*.jsonl")), 600)
+    (victim,) = tasks("rft:solutions")
     os.kill(victim, signal.SIGKILL)
-    cluster.wait(list(jobs.values()), 900)
+    cluster.wait(list(jobs.values()), 1800)
     assert cluster.states(*jobs.values()) == {"COMPLETED"}
-    first = log(work, f"{jobs['step_dpo:solutions']}_1")
+    first = log(work, f"{jobs['rft:solutions']}_1")
     assert "ended by signal 9; back into the queue" in first
-    assert first.count("step_dpo: solutions") == 2  # it was begun twice
-    assert "| step_dpo |" in log(work, jobs["pipeline.tables"])
-    assert "evaluate: greedy" in log(work, f"{jobs['step_dpo:evaluation']}_2")
-    for name in ("step_dpo:fit", "step_dpo:test"):  # what the arrays drew was all that was needed
-        began, ended = cluster.span(jobs[name])
-        assert not [shard for shard in store.glob("*/*.jsonl") if began < shard.stat().st_mtime < ended]
+    assert first.count("rft: solutions") == 2  # it was begun twice
+    for number in (1, 2):
+        for drew in ("rft:solutions", "advantage:values", "base:evaluation", "step_dpo:evaluation"):
+            assert DRAWING.search(log(work, f"{jobs[drew]}_{number}"))
+        for shared in ("dpo:solutions", "advantage:solutions", "step_dpo:solutions"):  # all of them RFT's
+            assert not DRAWING.search(log(work, f"{jobs[shared]}_{number}"))
+    for name in (f"{method}:{verb}" for method in METHODS for verb in ("fit", "test")):
+        assert not DRAWING.search(log(work, jobs[name]))  # what the arrays drew was all that was needed
+    table = log(work, jobs["pipeline.tables"])
+    assert all(f"| {method} |" in table for method in ("base", "sft", *METHODS))
 
-    single = chain(work, "single", copy(CHAIN))
+    single = chain(work, "single", shipped(), order=["sft", "rft", "step_dpo"])
     env = environment(work)
     subprocess.run(["stepneg", "pipeline", "--config", str(single)], cwd=work, env=env, check=True, capture_output=True)
     ours, alone = work / "array", work / "single"
-    drawn = samples(ours / "samples")
-    assert drawn == samples(alone / "samples")
-    assert len(drawn) > 16 * 24
-    runs = [home / "run" / "seed-0" / "step_dpo" for home in (ours, alone)]
-    assert data(runs[0]) == data(runs[1])
-    assert equal_weights(*runs)
-    tested = [without_times(json.loads((run / "evaluation" / "test.json").read_text())) for run in runs]
-    assert tested[0] == tested[1]
+    for kind, least in (("samples", 16 * 24), ("answers", 6 * 12 * 3)):
+        drawn = samples(ours / kind)
+        assert drawn == samples(alone / kind)
+        assert len(drawn) >= least
+    for name in ("base", "sft", *METHODS):
+        runs = [home / "run" / "seed-0" / name for home in (ours, alone)]
+        tested = [without_times(json.loads((run / "evaluation" / "test.json").read_text())) for run in runs]
+        assert tested[0] == tested[1]
+        if name != "base":
+            assert data(runs[0]) == data(runs[1]) != []
+            assert equal_weights(*runs)
 
     # Done runs need no job.
     command = ["sbatch/pipeline.sh", str(file.relative_to(work))]
@@ -221,23 +237,61 @@ def test_a_mistake_in_an_option_shows_before_anything_is_submitted(cluster: Clus
     assert done.stdout == ""
 
 
-def test_two_nodes_of_two_tasks_fit_together(cluster: Cluster, work: Path) -> None:
+def rank_of(process: int) -> int:
+    """Which of a step's processes it is."""
+    words = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return int(next(word for word in words if word.startswith(b"SLURM_PROCID=")).partition(b"=")[2])
+
+
+def test_a_fit_on_two_nodes_of_two_tasks_with_a_rank_killed_and_its_time_over(cluster: Cluster, work: Path) -> None:
+    """It ends with its rank, goes on when it is submitted again, and once more after a real time limit."""
     stages = copy(CHAIN[:1])
-    stages[0]["args"] |= {"trainer.max_epochs": 2, "data.batch_size": 2}
-    file = chain(work, "ddp", stages)
-    jobs = submit(cluster, work, file, FIT="--nodes=2 --ntasks-per-node=2", SBATCH_TIMELIMIT="30")
-    cluster.wait(list(jobs.values()), 300)
-    said = log(work, jobs["sft:fit"])
+    problems = {"data.problems.init_args.size": 64}
+    stages[0]["args"] |= {"trainer.max_epochs": 60, "data.batch_size": 2} | problems
+    calm, hindered = (chain(work, name, copy(stages)) for name in ("calm4", "hindered"))
+    run = work / "hindered" / "run" / "seed-0" / "sft"
+    last = run / "checkpoints" / "last.ckpt"
+    fit = "--nodes=2 --ntasks-per-node=2 --exclusive"
+
+    jobs = submit(cluster, work, hindered, FIT=fit, SBATCH_TIMELIMIT="30")
+    until(last.exists)
+    ranks = {rank_of(process): process for process in tasks("sft:fit") if process != os.getpid()}
+    assert sorted(ranks) == [0, 1, 2, 3]
+    os.kill(ranks[2], signal.SIGKILL)
+    cluster.wait([jobs["sft:fit"]], 60)
+    assert cluster.states(jobs["sft:fit"]) == {"FAILED"}
+    assert cluster.states(jobs["pipeline.tables"]) == {"CANCELLED"}
+    assert "failed with exit code 137, so that the jobs that wait for it are cancelled" in log(work, jobs["sft:fit"])
+    assert tasks("sft:fit") == []
+
+    jobs = submit(cluster, work, hindered, FIT=f"{fit} --time=3 --signal=B:USR1@60")
+    job = jobs["sft:fit"]
+
+    def ended() -> bool:
+        cluster.hurry(job)
+        return cluster.states(job) <= {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"}
+
+    until(ended, 900)
+    cluster.wait(list(jobs.values()), 120)
+    said = log(work, job)
     assert cluster.states(*jobs.values()) == {"COMPLETED"}, said
-    assert sorted(re.findall(r"GLOBAL_RANK: (\d), MEMBER: \d/4", said)) == list("0123")
-    run = work / "ddp" / "run" / "seed-0" / "sft"
+    assert said.count("its time is over; back into the queue") == int(cluster.facts(job)["Restarts"]) > 0
+    assert said.count("Restored all states from the checkpoint at ") == 1 + int(cluster.facts(job)["Restarts"])
+    for rank in range(4):
+        assert f"GLOBAL_RANK: {rank}, MEMBER: {rank + 1}/4" in said
+    assert "DUE TO TIME LIMIT" not in said
+    assert json.loads((run / "fit.json").read_text())["argv"][0] == "fit"
+
+    env = environment(work)
+    argv = ["stepneg", "pipeline", "--config", str(calm), "--args", json.dumps({"trainer.devices": 4})]
+    subprocess.run(argv, cwd=work, env=env, check=True, capture_output=True)
+    runs = [work / name / "run" / "seed-0" / "sft" for name in ("calm4", "hindered")]
+    assert equal_weights(*runs)
     (file,) = (f for f in run.glob("data/*.jsonl") if "." not in f.stem)
     rows = [row for line in file.read_text().splitlines() for row in json.loads(line)]
     tokens = sum(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
-    trained = json.loads((run / "summary.json").read_text())["trained_tokens"]  # the first rank's, four times
-    assert trained == pytest.approx(2 * tokens, rel=0.2)
-    assert (run / "last" / "model.safetensors").is_file()
-    assert json.loads((run / "fit.json").read_text())["argv"][0] == "fit"
+    trained = [json.loads((run / "summary.json").read_text())["trained_tokens"] for run in runs]
+    assert trained[0] == trained[1] == pytest.approx(60 * tokens, rel=0.2)  # the first rank's, four times
 
 
 def test_a_preempted_fit_ends_with_the_weights_of_an_undisturbed_one(cluster: Cluster, work: Path) -> None:
