@@ -1,5 +1,6 @@
-"""The shipped ZeRO configurations under the real DeepSpeed, on CPU: they train as AdamW does, resume and export."""
+"""The shipped ZeRO configurations under the real DeepSpeed, on CPU: train as AdamW does, evaluate, resume, export."""
 
+import json
 import os
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from stepneg.cli import main
+from tests.conftest import BASE
 from tests.rank import on_ranks
+from tests.test_distributed import FIT as SAMPLED_FIT
 from tests.test_sharding import CPU, OBJECTIVES, config_for, fit, scalars
 
 pytest.importorskip("deepspeed", reason="make test installs DeepSpeed behind the other tests")
@@ -76,6 +79,29 @@ def test_zero_trains_as_one_process_does(stage, tiny, tmp_path):
     assert model.dtype == torch.bfloat16
     if stage == STAGES[0]:
         refuses_pickles(last, twice, tmp_path / "ran")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_policy_is_evaluated_within_a_fit(stage, tmp_path):
+    """Rank 0 samples with the real vLLM from weights that lie in parts; then training goes on."""
+    config = tmp_path / "fit.yaml"
+    config.write_text(SAMPLED_FIT.replace("HOME", str(tmp_path)).replace("STRATEGY", "auto"))
+    run = tmp_path / "run"
+    twice = ["--trainer.precision=32-true", "--trainer.max_epochs=2", f"--trainer.default_root_dir={run}"]
+    argv = ["fit", f"--config={config}", *on_two(stage), "--trainer.limit_train_batches=1", *twice]
+    for ended in on_ranks(2, [argv], timeout=400, environment=ON_CPU):
+        assert ended.code == 0, ended.output[-3000:]
+    first, second = sorted((run / "evaluation").glob("validation-step*.json"))
+    accuracy = scalars(run, "validation/accuracy")
+    assert accuracy == [pytest.approx(json.loads(file.read_text())["accuracy"]) for file in (first, second)]
+    assert len(scalars(run, "validation/kl_to_reference")) == 2
+    assert len(scalars(run, "train/loss")) == 2
+    evaluated, last = (load_file(run / name / "model.safetensors") for name in ("evaluation/policy", "last"))
+    assert evaluated.keys() == last.keys()
+    assert all(torch.equal(evaluated[name], value) for name, value in last.items())
+    before = load_file(BASE / "model.safetensors")
+    assert any(not torch.equal(before[name], value.to(before[name].dtype)) for name, value in last.items())
 
 
 class Runs:
