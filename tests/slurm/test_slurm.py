@@ -87,7 +87,7 @@ def chain(work: Path, name: str, stages: list[dict[str, Any]], **options: Any) -
     for config in {c for stage in stages for c in stage["config"]}:
         (folder / config).symlink_to(ROOT / "configs" / "arithmetic" / config)
     file = folder / "chain.yaml"
-    file.write_text(yaml.safe_dump({"root": f"{name}/run", "stages": stages} | options))
+    file.write_text(yaml.safe_dump({"root": f"{name}/run", "stages": stages} | options, sort_keys=False))
     return file
 
 
