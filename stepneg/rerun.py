@@ -44,7 +44,7 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
         root: directory of the repetition; by default that of the run with ``-rerun`` behind its name.
 
     Returns:
-        A table of what is the same, and whether everything is.
+        A table of what is the same, and whether nothing differs.
 
     Raises:
         InputError: there is no record, no attempt has ended well, one that has not has overwritten what is to be
@@ -77,7 +77,7 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
         for attempt, known in zip(again, places, strict=True):
             repeat_run(attempt, run_dir, new, known)
     rows = compare(run_dir, new)
-    return f"{table(rows)}\n\nrepeated in {new}", all(row.same for row in rows)
+    return f"{table(rows)}\n\nrepeated in {new}", all(row.same is not False for row in rows)
 
 
 def end_of(attempt: Mapping[str, Any]) -> str:

@@ -174,8 +174,10 @@ class StepnegCLI(LightningCLI):
             add({"problems": loaded(self.sources(subcommand))})
             super()._run_subcommand(subcommand)
             # Beside it, data of other settings may lie.
-            made = self.datamodule.made if isinstance(self.datamodule, Prepared) else None
-            own = sorted(home.glob(f"data/{made.stem}.*" if made else "data/*"))
+            own = sorted(home.glob("data/*"))
+            if isinstance(self.datamodule, Prepared):
+                made = self.datamodule.made
+                own = sorted(home.glob(f"data/{made.stem}.*")) if made else []
             add({"data": {str(file.relative_to(home)): content(file) for file in own}})
 
     @property
@@ -220,7 +222,7 @@ class StepnegCLI(LightningCLI):
             for folder in {Path(c.dirpath) for c in checkpoints if c.dirpath}:
                 settle(folder / "last.ckpt")
                 check_index(folder / "last.ckpt")  # which may have been beside it until now
-        if self.trainer.world_size == 1:
+        if self.trainer.world_size == 1 or self.subcommand != "fit":
             return
         self.datamodule.trainer = self.trainer
         sign = Path(self.trainer.default_root_dir) / f".{self.subcommand}-data-{self.of_data()}.json"

@@ -273,6 +273,30 @@ def test_validate_test_and_predict_run(tmp_path, config, tiny, capsys):
         assert row["tokens"] == len(response)
 
 
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_only_a_fit_needs_the_policy_of_its_data(verb, tmp_path, config, tiny, capsys):
+    """Others make no training data, and take the tokenizer of the policy that they are given."""
+    run, gone = f"--trainer.default_root_dir={tmp_path / 'run'}", f"--data.policy={tmp_path / 'gone'}"
+    main([verb, config, run, gone, f"--model.path={tiny}"])
+    assert not (tmp_path / "run" / "data").exists()
+    if verb != "predict":
+        other = f"--trainer.default_root_dir={tmp_path / 'other'}"
+        main([verb, config, other])
+        split = "validation" if verb == "validate" else "test"
+        assert scalars(tmp_path / "run", f"{split}/nll") == scalars(tmp_path / "other", f"{split}/nll") != []
+        assert not (tmp_path / "other" / "data").exists()
+    capsys.readouterr()
+    for words in ([verb, config, run, gone], ["fit", config, run, gone, f"--model.path={tiny}"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+        (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        assert said.endswith(
+            f"data.policy: {tmp_path / 'gone'}: no such policy folder; give --data.policy, an HF folder, for example"
+            " RUN/last of an earlier fit"
+        )
+
+
 def test_the_log_of_a_fit_holds_what_concerns_it(tmp_path, config, caplog):
     with caplog.at_level("INFO"):
         main(["fit", config, f"--trainer.default_root_dir={tmp_path / 'run'}", "--trainer.max_epochs=1"])

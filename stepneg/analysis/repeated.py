@@ -25,11 +25,11 @@ ROUNDING = 1e-3  # nats, of a whole solution's log-probability in float32
 
 @dataclass(frozen=True)
 class Compared:
-    """A line of the table: what, in words how it compares, and whether it is the same."""
+    """A line of the table: what, in words how it compares, and whether it is the same; None if nothing tells."""
 
     what: str
     found: str
-    same: bool
+    same: bool | None
 
 
 def compare(old: Path, new: Path) -> list[Compared]:
@@ -175,7 +175,9 @@ def compare_samples(old: Path, new: Path) -> Iterator[Compared]:
                     same += before == now
                     if before.logprob is not None and now.logprob is not None:
                         apart = max(apart, abs(before.logprob - now.logprob))
-    if drawn:
+    if drawn and not known:
+        yield Compared("samples", f"none of {drawn} is in the runs' stores: nothing to compare", None)
+    elif drawn:
         found = f"of {drawn}, {known} are in the runs' stores: {same_tokens} have equal tokens"
         found += f", {same} equal log-probabilities as well; the largest difference of these is {apart:.1g} nats"
         yield Compared("samples", found, same_tokens == known and apart < ROUNDING)
@@ -183,7 +185,11 @@ def compare_samples(old: Path, new: Path) -> Iterator[Compared]:
 
 def table(rows: list[Compared]) -> str:
     """The lines in Markdown."""
-    lines = [f"| {row.what} | {row.found} | {'✓' if row.same else '✗'} |" for row in rows]
-    differ = sum(not row.same for row in rows)
+    signs = {True: "✓", False: "✗", None: "-"}
+    lines = [f"| {row.what} | {row.found} | {signs[row.same]} |" for row in rows]
+    differ, unknown = (sum(row.same is kind for row in rows) for kind in (False, None))
     said = "everything is the same" if not differ else f"{differ} of {len(rows)} differ"
+    if unknown:
+        said = f"everything else is the same; {unknown} of {len(rows)}" if not differ else f"{said}, {unknown}"
+        said += " had nothing to be compared with"
     return "\n".join(["| what | repeated | |", "|---|---|---|", *lines, "", said])

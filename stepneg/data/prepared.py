@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -245,11 +246,16 @@ class Prepared(L.LightningDataModule):
         return Path(self.trainer.default_root_dir) / "data" / f"{name}.jsonl"
 
     def prepare_data(self) -> None:
-        """Make the examples unless their file is there."""
+        """Make the examples of a fit unless their file is there; other verbs need none."""
         assert self.trainer is not None
-        tokenizer = load_tokenizer(self.policy, self.template)
+        fitting = self.trainer.state.fn in (None, TrainerFn.FITTING)  # None before Lightning is asked for a fit
+        if not fitting and not self.policy.is_dir():
+            return
+        tokenizer = self.tokenizer()
         problems = self.load_problems()
         file = self.made = self.file(problems)
+        if not fitting:
+            return
         if file.exists():
             if read_checked(file) is not None:
                 return
@@ -261,13 +267,31 @@ class Prepared(L.LightningDataModule):
         leave_device(self.trainer.strategy.root_device)
 
     def setup(self, stage: str) -> None:
-        """Read the examples back, and encode the held-out problems."""
-        tokenizer = load_tokenizer(self.policy, self.template)
+        """Read the examples back, and encode the held-out problems.
+
+        Where the data's policy is not there, that under test stands in for it: no fit, they share a tokenizer.
+        """
+        if stage != "fit" and not self.policy.is_dir() and self.trainer is not None:
+            self.policy = getattr(self.trainer.lightning_module, "path", None) or self.policy
+        tokenizer = self.tokenizer()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         if stage == "fit":
             self.built = read_built(self.file(self.load_problems()))
         if self.validation is not None:
             self.held_out = self.teacher_examples(self.validation.load(), tokenizer)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's tokenizer.
+
+        Raises:
+            InputError: there is no such policy, or no tokenizer in it.
+        """
+        if not self.policy.is_dir():
+            raise InputError(
+                f"data.policy: {self.policy}: no such policy folder; give --data.policy, an HF folder, for example"
+                " RUN/last of an earlier fit"
+            )
+        return load_tokenizer(self.policy, self.template)
 
     def teacher_examples(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """Rows of the worked solutions that fit the context."""

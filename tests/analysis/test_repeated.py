@@ -1,12 +1,13 @@
 """What a repetition is compared by: files, bits of weights, samples."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from stepneg.analysis.repeated import compare, compare_files
+from stepneg.analysis.repeated import Compared, compare, compare_files, table
 from stepneg.record import start
 from stepneg.sampling.engine import Completion
 from stepneg.sampling.store import Writer
@@ -59,4 +60,11 @@ def test_samples_are_compared_with_what_the_old_store_holds(tmp_path: Path) -> N
     (row,) = compare(tmp_path / "old/run", tmp_path / "new")
     assert row.what == "samples"
     assert "of 3, 2 are in the runs' stores: 2 have equal tokens, 1 equal log-probabilities" in row.found
-    assert not row.same
+    assert row.same is False
+    shutil.rmtree(tmp_path / "old/samples")
+    (row,) = compare(tmp_path / "old/run", tmp_path / "new")
+    assert (row.found, row.same) == ("none of 3 is in the runs' stores: nothing to compare", None)
+    same, other = Compared("a", "equal", True), Compared("b", "absent", False)
+    assert "compare | - |\n\neverything else is the same; 1 of 2 had nothing to be compared with" in table([same, row])
+    assert table([other, row]).endswith("1 of 2 differ, 1 had nothing to be compared with")
+    assert table([same]).endswith("| a | equal | ✓ |\n\neverything is the same")
