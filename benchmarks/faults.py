@@ -30,6 +30,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import auto_cli
+from transformers.utils.logging import disable_progress_bar
 
 from stepneg.callbacks.export import write
 from stepneg.cli import main as stepneg
@@ -48,8 +49,10 @@ from stepneg.sampling.vllm_engine import VLLMEngine
 RESULTS = Path(__file__).with_name("results") / "faults.json"
 HOME = Path("runs/faults").resolve()
 POLICY = HOME / "policy" / "last"
+BASE = Path(__file__).parents[1] / "assets" / "arithmetic-base"
 TEMPLATE = "{question}\n"
 PROBLEMS = 40
+PATIENCE = 600.0  # seconds of a whole stage
 Found = dict[str, Any]
 
 
@@ -146,8 +149,7 @@ def sample(folder: Path) -> None:
 
 def sample_with_vllm(folder: Path) -> None:
     """More of them, of the real engine: the shipped base model."""
-    base = Path("assets/arithmetic-base")
-    rollouts(folder, 48).solutions(base, problems().load(), load_tokenizer(base), TEMPLATE)
+    rollouts(folder, 48).solutions(BASE, problems().load(), load_tokenizer(BASE), TEMPLATE)
 
 
 def value(folder: Path) -> None:
@@ -155,9 +157,14 @@ def value(folder: Path) -> None:
     rollouts(folder).valued(POLICY, problems().load(), load_tokenizer(POLICY), TEMPLATE)
 
 
-def with_solutions(folder: Path) -> None:
+def value_with_vllm(folder: Path) -> None:
+    """The same of the base model's solutions."""
+    rollouts(folder, 48).valued(BASE, problems().load(), load_tokenizer(BASE), TEMPLATE)
+
+
+def with_solutions(folder: Path, of: str = "sampling") -> None:
     """A store that has the solutions."""
-    shutil.copytree(HOME / "sampling" / "undisturbed" / "samples", folder / "samples")
+    shutil.copytree(HOME / of / "undisturbed" / "samples", folder / "samples")
 
 
 def with_values(folder: Path) -> None:
@@ -222,11 +229,16 @@ def fit(folder: Path, pairs: bool, epochs: int) -> None:
     stepneg(["fit", "--config", str(file), f"--trainer.default_root_dir={folder / 'run'}", "--ckpt_path=last"])
 
 
-def evaluate(folder: Path) -> None:
+def evaluate(folder: Path, policy: Path = POLICY, k: int = 3) -> None:
     """Evaluate a policy."""
     store = folder / "samples"
     source: Any = problems("test")
-    evaluate_policy(POLICY, source, "gsm8k", template=TEMPLATE, k=3, max_tokens=60, store=store, output=folder / "out")
+    evaluate_policy(policy, source, "gsm8k", template=TEMPLATE, k=k, max_tokens=60, store=store, output=folder / "out")
+
+
+def evaluate_with_vllm(folder: Path) -> None:
+    """Evaluate the base model."""
+    evaluate(folder, BASE, 24)
 
 
 def export(folder: Path) -> None:
@@ -263,6 +275,15 @@ STAGES = (
     Stage("export", export, 40, ("best/model.safetensors", "best/stepneg.json"), with_policy),
     Stage("chain", chain, 12, (*WEIGHTS, *DATA, "**/evaluation/test.json*", "**/report.csv")),
     Stage("sampling", sample_with_vllm, 10, vllm=True, most=3),
+    Stage(
+        "step values",
+        value_with_vllm,
+        8,
+        begin=lambda folder: with_solutions(folder, "sampling vLLM"),
+        vllm=True,
+        most=3,
+    ),
+    Stage("evaluation", evaluate_with_vllm, 8, ("out/*",), vllm=True, most=3),
 )
 
 
@@ -321,7 +342,7 @@ def attempt(stage: Stage, folder: Path, over: Callable[[float], bool]) -> bool:
         Whether it was killed.
 
     Raises:
-        RuntimeError: it failed by itself.
+        RuntimeError: it failed by itself, or hangs.
     """
     child, began = start(stage, folder), time.monotonic()
     while not over(time.monotonic() - began):
@@ -330,6 +351,9 @@ def attempt(stage: Stage, folder: Path, over: Callable[[float], bool]) -> bool:
             if status:
                 raise RuntimeError(f"{stage.name} failed in {folder}, see log.txt there")
             return False
+        if time.monotonic() - began > PATIENCE:
+            os.killpg(child, signal.SIGKILL)
+            raise RuntimeError(f"{stage.name} hangs in {folder}")
         time.sleep(0.2 if stage.vllm else 0.001)
     try:
         os.killpg(child, signal.SIGKILL)
@@ -369,12 +393,20 @@ def begin(stage: Stage, place: Path) -> Path:
     return folder
 
 
-def end_of(stage: Stage, folder: Path, share: float, right: Found) -> Callable[[float], bool]:
-    """When to kill: after a share of the undisturbed run's seconds, with vLLM of its samples."""
+def end_of(stage: Stage, folder: Path, share: float, right: Found, begun: int) -> Callable[[float], bool]:
+    """When to kill: after a share of the undisturbed run's seconds, with vLLM of its samples.
+
+    Args:
+        stage: that is killed.
+        folder: in which it works.
+        share: 0 to 1.
+        right: the undisturbed run.
+        begun: samples that were there before the stage began.
+    """
 
     def over(seconds: float) -> bool:
         if stage.vllm:
-            return stored(folder).total() >= share * right["samples"].total()
+            return stored(folder).total() >= begun + share * (right["samples"].total() - begun)
         return seconds >= share * float(right["seconds"])
 
     return over
@@ -387,9 +419,10 @@ def story(stage: Stage, seed: int, right: Found, place: Path) -> Found:
     rng = random.Random(f"{stage.name}/{stage.engine}/{seed}")
     kills = lost = wrong = 0
     kept = stored(folder)
-    going = True
+    begun, going = kept.total(), True
     while going:
-        going = attempt(stage, folder, end_of(stage, folder, rng.random(), right) if kills < stage.most else never)
+        over = end_of(stage, folder, rng.random(), right, begun) if kills < stage.most else never
+        going = attempt(stage, folder, over)
         kills += going
         now = stored(folder)
         lost += sum((kept - now).values())
@@ -414,15 +447,17 @@ def story(stage: Stage, seed: int, right: Found, place: Path) -> Found:
     }
 
 
-def main(minutes: float = 4.0, only: list[str] = [], out: Path = RESULTS) -> None:  # noqa: B006
+def main(minutes: float = 4.0, only: list[str] = [], kills: int | None = None, out: Path = RESULTS) -> None:  # noqa: B006
     """Go on with the stories until every stage has its kills, and write results/faults.json.
 
     Args:
         minutes: after which no other story is begun.
-        only: stages, by name or "vLLM".
+        only: stages, by name, by engine, or as "sampling/vLLM".
+        kills: of each stage; None for those of the page.
         out: the file.
     """
     torch.set_num_threads(1)
+    disable_progress_bar()  # all forks share its lock, which one that is killed may take along
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     began, outcomes = time.monotonic(), HOME / "outcomes.jsonl"
     HOME.mkdir(parents=True, exist_ok=True)
@@ -433,12 +468,13 @@ def main(minutes: float = 4.0, only: list[str] = [], out: Path = RESULTS) -> Non
     write_responses()
     for stage in STAGES:
         place = HOME / (f"{stage.name} vLLM" if stage.vllm else stage.name)
-        if only and not {stage.name, stage.engine} & set(only):
+        if only and not {stage.name, stage.engine, f"{stage.name}/{stage.engine}"} & set(only):
             continue
+        wanted = stage.kills if kills is None else kills
         while time.monotonic() - began < 60 * minutes:
             done = [json.loads(line) for line in outcomes.read_text().splitlines()] if outcomes.exists() else []
             mine = [row for row in done if (row["stage"], row["engine"]) == (stage.name, stage.engine)]
-            if sum(row["kills"] for row in mine) >= stage.kills:
+            if sum(row["kills"] for row in mine) >= wanted:
                 break
             right = undisturbed(stage, place)
             found = story(stage, len(mine), right, place)

@@ -16,7 +16,7 @@ from stepneg.pipeline import (
     is_done,
     run_name,
     runs,
-    stage_fingerprints,
+    stage_fingerprint,
     texts_in,
 )
 
@@ -68,7 +68,7 @@ def jobs_of(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell]) -> li
         words = [Path(text) for word in argv for _, text in texts_in(word)]
         after = tuple(job.name for job in jobs if not job.done and any(map(job.leaves, words)))
         output = home / OUTPUTS.get(verb, f"{verb}.csv")
-        done = not after and is_done(home / f"{verb}.json", stage_fingerprints(argv), output)
+        done = not after and is_done(home / f"{verb}.json", stage_fingerprint(argv), output)
         jobs.append(Job(cell, stage, verb, tuple(argv), done, after))
     return jobs
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from textwrap import shorten
@@ -148,14 +149,6 @@ def stage_fingerprint(argv: list[str]) -> str:
 
     Of a configuration file the content counts, not its place: a chain that was printed or copied names them otherwise.
     """
-    return stage_fingerprints(argv)[0]
-
-
-def stage_fingerprints(argv: list[str]) -> list[str]:
-    """Fingerprint of a command line, and those that chains left while the paths of configuration files still counted.
-
-    These are of the paths as they stand here, and as seen from the current directory.
-    """
     contents: list[str] = []
     given = [word for word in argv if not word.startswith("--out=")]  # what init makes is no input
     for key, text in (pair for word in given for pair in texts_in(word)):
@@ -166,10 +159,8 @@ def stage_fingerprints(argv: list[str]) -> list[str]:
             contents.append(fingerprint_policy(Path(text)))
         elif is_source(key) and os.path.isdir(text) and (datasets := fingerprint_datasets(Path(text))):
             contents.append(datasets)
-    files = {number for number, word in enumerate(argv, 1) if word == "--config"}
-    words = [word for number, word in enumerate(argv) if number not in files]
-    seen = [os.path.relpath(word) if number in files else word for number, word in enumerate(argv)]
-    return [fingerprint(__version__, each, contents) for each in (words, argv, seen)]
+    words = [word for before, word in pairwise(["", *argv]) if before != "--config"]
+    return fingerprint(__version__, words, contents)
 
 
 def texts_in(word: str) -> list[tuple[str, str]]:
@@ -191,12 +182,12 @@ def texts_in(word: str) -> list[tuple[str, str]]:
     return found
 
 
-def is_done(record: Path, marks: Sequence[str], output: Path) -> bool:
-    """Whether a stage has run with one of these fingerprints and its output is there."""
+def is_done(record: Path, mark: str, output: Path) -> bool:
+    """Whether a stage has run with this fingerprint and its output is there."""
     if not (record.is_file() and output.exists()):
         return False
     try:
-        return json.loads(record.read_bytes())["fingerprint"] in marks
+        return bool(json.loads(record.read_bytes())["fingerprint"] == mark)
     except (ValueError, KeyError, TypeError, RecursionError):  # damaged: it tells of nothing that is done
         return False
 
@@ -315,12 +306,12 @@ def pipeline(
             run(drawing(draw, part, gpus, planned.argv))
             continue
         with held(cell.home / stage.name) if leads() else nullcontext():
-            (forget_other if leads() else await_lead)(cell.home / stage.name, verb, planned.marks)
+            (forget_other if leads() else await_lead)(cell.home / stage.name, verb, planned.mark)
             begun = time.monotonic()
             run(planned.argv)
             seconds = time.monotonic() - begun
             if leads():
-                facts = {"fingerprint": planned.marks[0], "argv": planned.argv, "seconds": seconds}
+                facts = {"fingerprint": planned.mark, "argv": planned.argv, "seconds": seconds}
                 write_whole(planned.record, json.dumps(facts, indent=1))
         took.setdefault(kind, []).append(seconds)
         if kind in left:
@@ -329,16 +320,16 @@ def pipeline(
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of a chain: its command line and its fingerprints, the record of its end, and what it leaves."""
+    """A run of a chain: its command line and its fingerprint, the record of its end, and what it leaves."""
 
     argv: list[str]
-    marks: list[str]
+    mark: str
     record: Path
     output: Path
 
     def done(self) -> bool:
         """Whether it has run."""
-        return is_done(self.record, self.marks, self.output)
+        return is_done(self.record, self.mark, self.output)
 
     def took(self) -> list[float]:
         """The seconds of a run that is done, if they were recorded."""
@@ -349,7 +340,7 @@ class Planned:
 def plan(cell: Cell, stage: Stage, verb: Verb, folder: Path) -> Planned:
     """A run as things are now: its fingerprint changes with the policies that it starts from."""
     home, argv = cell.home / stage.name, arguments(stage, verb, cell, folder)
-    return Planned(argv, stage_fingerprints(argv), home / f"{verb}.json", home / OUTPUTS.get(verb, f"{verb}.csv"))
+    return Planned(argv, stage_fingerprint(argv), home / f"{verb}.json", home / OUTPUTS.get(verb, f"{verb}.csv"))
 
 
 def time_left(left: Sequence[Kind], took: Took) -> float | None:
@@ -384,7 +375,7 @@ def leads() -> bool:
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
-def await_lead(home: Path, verb: Verb, marks: Sequence[str]) -> None:
+def await_lead(home: Path, verb: Verb, mark: str) -> None:
     """Wait until the process that keeps the books has done :func:`forget_other`.
 
     Raises:
@@ -392,13 +383,13 @@ def await_lead(home: Path, verb: Verb, marks: Sequence[str]) -> None:
     """
     started = home / f"{verb}.started"
     for _ in range(1200):
-        if started.is_file() and started.read_text() == marks[0]:
+        if started.is_file() and started.read_text() == mark:
             return
         time.sleep(0.5)
     raise TimeoutError(f"{started}: the first process has not written it; is the run directory on a shared disk?")
 
 
-def forget_other(home: Path, verb: Verb, marks: Sequence[str]) -> None:
+def forget_other(home: Path, verb: Verb, mark: str) -> None:
     """Remove what an earlier run of the chain left in the way: checkpoints of a fit with other settings, so that only
     its own are resumed, and the policy of an init, which does not overwrite one. A policy that was there before the
     chain is not the chain's to remove.
@@ -409,8 +400,8 @@ def forget_other(home: Path, verb: Verb, marks: Sequence[str]) -> None:
         remove(home / "last")
     elif verb == "init" and (home / "last").exists():
         return
-    elif verb == "fit" and started.is_file() and started.read_text() not in marks:
+    elif verb == "fit" and started.is_file() and started.read_text() != mark:
         for pattern in ("*.ckpt", ".*.ckpt.partial", ".*.ckpt.old"):  # of several ranks they are folders
             for old in home.glob(f"checkpoints/{pattern}"):
                 remove(old)
-    write_whole(started, marks[0])
+    write_whole(started, mark)

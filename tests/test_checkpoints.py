@@ -115,7 +115,7 @@ def test_settings_that_change_leave_nothing_of_a_checkpoint_behind(tmp_path: Pat
     for folder in beside(place):
         folder.mkdir(parents=True)
     (tmp_path / "fit.started").write_text("old settings")
-    forget_other(tmp_path, "fit", ["new settings"])
+    forget_other(tmp_path, "fit", "new settings")
     settle(place)
     assert not list(place.parent.iterdir())
 

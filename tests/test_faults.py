@@ -164,10 +164,10 @@ def test_damage_of_an_evaluation_is_noticed(tmp_path: Path) -> None:
 def test_a_damaged_mark_is_of_nothing_that_is_done(tmp_path: Path) -> None:
     record = tmp_path / "fit.json"
     record.write_text(json.dumps({"fingerprint": "abc"}))
-    assert is_done(record, ["abc"], tmp_path)
+    assert is_done(record, "abc", tmp_path)
     for content in flips(record.read_bytes()):
         record.write_bytes(content)
-        assert not is_done(record, ["abc"], tmp_path)
+        assert not is_done(record, "abc", tmp_path)
 
 
 # --- checkpoints and policies

@@ -58,14 +58,14 @@ def test_a_chain_forgets_links_only(tmp_path: Path, elsewhere: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for name in ("last.ckpt", "parts.ckpt"):
         (tmp_path / "checkpoints" / name).symlink_to(elsewhere / "last.ckpt" if name == "last.ckpt" else elsewhere)
-    forget_other(tmp_path, "fit", ["first"])
+    forget_other(tmp_path, "fit", "first")
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
-    forget_other(tmp_path, "fit", ["second"])
+    forget_other(tmp_path, "fit", "second")
     assert not list((tmp_path / "checkpoints").iterdir())
     (tmp_path / "last").symlink_to(elsewhere)
     (tmp_path / ".init.started.partial").symlink_to(elsewhere / "dear.txt")
     (tmp_path / "init.started").write_text("")
-    forget_other(tmp_path, "init", ["third"])
+    forget_other(tmp_path, "init", "third")
     assert not (tmp_path / "last").exists()
     assert untouched(elsewhere)
 

@@ -136,9 +136,9 @@ def data(run: Path) -> list[bytes]:
     return sorted(file.read_bytes() for file in run.glob("data/*.jsonl"))
 
 
-def equal_weights(one: Path, other: Path) -> bool:
+def equal_weights(one: Path, other: Path, within: float = 0.0) -> bool:
     a, b = load_file(one / "last" / "model.safetensors"), load_file(other / "last" / "model.safetensors")
-    return set(a) == set(b) and all(bool((a[name] == b[name]).all()) for name in a)
+    return set(a) == set(b) and all(float((a[name] - b[name]).abs().max()) <= within for name in a)
 
 
 def tasks(word: str) -> list[int]:
@@ -290,7 +290,7 @@ def test_a_fit_on_two_nodes_of_two_tasks_with_a_rank_killed_and_its_time_over(cl
     argv = ["stepneg", "pipeline", "--config", str(calm), "--args", json.dumps({"trainer.devices": 4})]
     subprocess.run(argv, cwd=work, env=env, check=True, capture_output=True)
     runs = [work / name / "run" / "seed-0" / "sft" for name in ("calm4", "hindered")]
-    assert equal_weights(*runs)
+    assert equal_weights(*runs, within=1e-5)  # DDP begins with other buckets, in which four ranks sum in another order
     (file,) = (f for f in run.glob("data/*.jsonl") if "." not in f.stem)
     rows = [row for line in file.read_text().splitlines() for row in json.loads(line)]
     tokens = sum(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
