@@ -7,7 +7,7 @@ LOCKED := install --quiet --no-compile --no-deps --require-hashes
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup lock licences demo seeds test test-slow test-slurm fuzz bench-faults bench-grading bench-hostile bench-training lint base clean
+.PHONY: setup lock licences demo seeds test browser tests test-slow test-slurm fuzz bench-faults bench-grading bench-hostile bench-training lint base clean
 
 setup: .venv/ready
 
@@ -56,13 +56,20 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
-	# The page of stepneg traces is tested in a real browser.
-	command -v chromium > /dev/null || (apt-get update --quiet && apt-get install --yes --no-install-recommends chromium) || true
-	$(BIN)/pytest -m "not slow and not slurm"
+# Two at a time: the first are bound by the network, of the second the checks need one core of two.
+test:
+	$(MAKE) --jobs 2 setup browser
+	$(MAKE) --jobs 2 lint tests
 	# Last: where DeepSpeed is installed, every export imports it.
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[deepspeed]'
 	$(BIN)/pytest tests/test_deepspeed.py -m "not slow"
+
+# The page of stepneg traces is tested in a real browser.
+browser:
+	command -v chromium > /dev/null || (apt-get update --quiet && apt-get install --yes --no-install-recommends chromium) || true
+
+tests: setup
+	$(BIN)/pytest -m "not slow and not slurm"
 
 test-slow: setup
 	$(BIN)/pytest -m slow --ignore tests/test_deepspeed.py

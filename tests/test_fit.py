@@ -101,7 +101,7 @@ def test_a_resumed_fit_ends_with_the_same_weights_bit_for_bit(tmp_path, config):
         pytest.param(1, marks=pytest.mark.slow),
         3,
         pytest.param(8, marks=pytest.mark.slow),
-        11,
+        pytest.param(11, marks=pytest.mark.slow),
     ],
 )
 def test_a_fit_stopped_by_a_signal_goes_on_from_that_very_step(tmp_path, config, number, batch):

@@ -37,7 +37,10 @@ def sizes(task: str, study: str) -> list[tuple[Path, ...]]:
     return [(folder / f"{study}.yaml",), (folder / f"{study}.yaml", small)]
 
 
-@pytest.mark.parametrize("study", CHAINS)
+@pytest.mark.parametrize(
+    "study",
+    [study if study in ("scaling", "rounds") else pytest.param(study, marks=pytest.mark.slow) for study in CHAINS],
+)
 @pytest.mark.parametrize(
     "task", ["arithmetic", *(pytest.param(task, marks=pytest.mark.slow) for task in ("gsm8k", "math"))]
 )
