@@ -241,8 +241,7 @@ def pair_of(line: bytes, size: int) -> tuple[Row, Row] | None:
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     ids = (*chosen.prompt_ids, *chosen.response_ids, *rejected.prompt_ids, *rejected.response_ids)
-    whole = type(chosen.shared) is int and all(type(i) is int and 0 <= i < size for i in ids)
-    return (chosen, rejected) if whole else None
+    return (chosen, rejected) if all(type(i) is int and 0 <= i < size for i in ids) else None
 
 
 def as_preference(
