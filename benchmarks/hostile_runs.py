@@ -81,7 +81,8 @@ def hostile_problems(rng: random.Random) -> list[Any]:
     found = []
     for p in rng.sample(asked(), 2):
         values = {"id": p.id, "question": p.question, "answer": p.answer, "solution": p.solution, "level": "Level 2"}
-        values |= {name: text_of(rng, [text, *texts]) for name, text in values.items() if rng.random() < 0.3}
+        changes = {name: text_of(rng, [text, *texts]) for name, text in values.items() if rng.random() < 0.3}
+        values |= {name: text[:30_000] for name, text in changes.items()}  # a fit refuses what no context holds
         level = values.pop("level")
         found.append(Problem(**values, meta={"level": level, "steps": 2}))
     return found
@@ -100,7 +101,8 @@ def hostile_run(rng: random.Random, home: Path) -> list[Any]:
     traces, examples, graded = [], [], []
     for p in problems:
         prompt = encode_prompt(tokenizer, "{question}\n", p.question)
-        solutions = [p.solution, text_of(rng, [p.solution, p.question, p.answer])[:2000] or "x"]
+        texts = [p.solution, text_of(rng, [p.solution, p.question, p.answer])]
+        solutions = [text[:2000] or "x" for text in texts]  # no sample has more tokens than were asked for
         for text, right in zip(solutions, (True, False), strict=True):
             ids = (*encode_text(tokenizer, text), tokenizer.eos_token_id)
             ends = tuple(split_steps(ids, partial(decode, tokenizer), "line"))
@@ -335,7 +337,7 @@ def indices(rng: random.Random, folder: Path) -> object:
 READERS: dict[str, tuple[str, Reader, int]] = {
     "stores": ("sample stores", stores, 20_000),
     "run_directories": ("run directories", run_directories, 10_000),
-    "traces_pages": ("run directories into pages of traces", traces_pages, 2_500),
+    "traces_pages": ("run directories into pages of traces", traces_pages, 3_000),
     "exports": ("run directories and stores to export", exports, 3_000),
     "policy_folders": ("policy folders", policy_folders, 1_000),
     "indices": ("indices of checkpoints", indices, 5_000),
