@@ -1,8 +1,9 @@
 """Fuzzed input at every place that reads something of others: ``python -m benchmarks.hostile``.
 
-A reader of each kind gets a seeded number of inputs of :mod:`benchmarks.hostile_inputs` in a process of its own, which
-ends an input after ``SECONDS`` of CPU time and has ``MEMORY`` bytes to take. An input is read, or refused by the one
-error that the command line shows in a line; anything else is a crash.
+A reader of each kind gets a seeded number of inputs of :mod:`benchmarks.hostile_inputs` and
+:mod:`benchmarks.hostile_runs` in a process of its own, which ends an input after ``SECONDS`` of CPU time and has
+``MEMORY`` bytes to take. An input is read, or refused by the one error that the command line shows in a line; anything
+else is a crash.
 """
 
 import io
@@ -24,11 +25,13 @@ from typing import Any
 from jsonargparse import auto_cli
 from rich.progress import track
 
-from benchmarks.hostile_inputs import READERS, Reader
+from benchmarks import hostile_inputs, hostile_runs
+from benchmarks.hostile_inputs import Reader
 from stepneg.errors import InputError
 from stepneg.escaping import one_line
 
 RESULTS = Path(__file__).with_name("results") / "hostile.json"
+READERS = hostile_inputs.READERS | hostile_runs.READERS
 SECONDS, MEMORY = 10.0, 1 << 30
 STUCK = 120.0  # seconds of wall time without a finished input
 Found = dict[str, Any]

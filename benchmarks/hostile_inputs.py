@@ -1,20 +1,23 @@
 """Inputs that are to break what reads them: of each kind a reader that makes one by a random generator and reads it.
 
-Real rows, outputs, shards, configurations and run directories are cut, spliced and filled with what parsers choke on.
+Real rows, outputs and configurations are cut, spliced and filled with what parsers choke on. What a run leaves behind
+has readers in :mod:`benchmarks.hostile_runs`.
 """
 
 import contextlib
 import io
 import json
-import os
-import pickle
 import random
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
+POLICY = ROOT / "assets" / "arithmetic-base"
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 Reader = Callable[[random.Random, Path], object]
 
 SMALL = [
@@ -214,8 +217,9 @@ def tokenizers() -> list[Any]:
     """The arithmetic task's tokenizer, and the same with the turns of a chat."""
     from stepneg.policy_folder import load_tokenizer
 
-    plain, chat = (load_tokenizer(ROOT / "assets" / "arithmetic-base") for _ in range(2))
+    plain, chat = (load_tokenizer(POLICY) for _ in range(2))
     chat.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]})
+    chat.chat_template = CHAT
     return [plain, chat]
 
 
@@ -233,31 +237,6 @@ def prompts(rng: random.Random, folder: Path) -> object:
     assert tokenizer.decode(list(ids)) == template.replace("{question}", text)
     assert [i for i in encode_response(tokenizer, text) if i in control] == [tokenizer.eos_token_id]
     return None
-
-
-def stores(rng: random.Random, folder: Path) -> object:
-    """Shards and their lists, torn, damaged or prepared: with a checksum that fits."""
-    from stepneg.sampling.engine import Completion
-    from stepneg.sampling.store import Sampler, Writer, checksum, contents
-
-    with Writer(folder) as writer:
-        for prompt in "ab":
-            writer.add(prompt, 0, [Completion((5, 6, 2), -1.0, "stop"), Completion((7,), -2.0, "length")])
-    shard, listed = writer.shard, contents(writer.shard)
-    rows = [json.loads(line) for line in shard.read_text().splitlines()]
-    if rng.random() < 0.5:
-        rows = [changed(rng, row) for row in rows]
-        rows = [row | {"crc": checksum(row)} if isinstance(row, dict) else row for row in rows]
-        shard.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if rng.random() < 0.6:
-        shard.write_bytes(mutated(rng, shard.read_bytes(), [shard.read_bytes()]))
-    if rng.random() < 0.5:
-        listed.write_bytes(mutated(rng, listed.read_bytes(), [listed.read_bytes()]))
-    sampler = Sampler(folder)
-    for _, index, completion in sampler.rows():
-        assert index >= 0
-        assert all(type(i) is int and i >= 0 for i in completion.token_ids)
-    return sampler.read({"a"})
 
 
 @cache
@@ -310,116 +289,135 @@ def tables(rng: random.Random, folder: Path) -> object:
     return None
 
 
-def run_directories(rng: random.Random, folder: Path) -> object:
-    """What a test leaves behind, read by report and compare."""
-    from stepneg.analysis import sections
-    from stepneg.analysis.paired import compare_files
-    from stepneg.analysis.report import tested_runs
+@cache
+def asked() -> list[Any]:
+    """Problems that are short enough for the arithmetic task's policy, with worked solutions."""
+    from stepneg.problems.arithmetic import Arithmetic
 
-    name = rng.choice(["sft", "a|b", "x y", "<img src=x>", "\u202ex", "$\\frac", "a\nb", "y\udcff", "![x](http:y)"])
-    home = folder / "runs" / "seed-0" / name
-    (home / "evaluation").mkdir(parents=True)
-    problem = {"correct": True, "majority_correct": False, "samples_correct": 1, "samples": ["1", None]}
-    problems = [problem | {"problem_id": i} for i in "abcd"]
-    scores = {f"{n}{e}": 0.5 for n in ("accuracy", "pass@5", "maj@5") for e in ("", "_low", "_high")}
-    files = {"evaluation/test.json": scores | {"problems": 4}, "summary.json": {"problems": 4, "seconds": 1.5}}
-    for place, values in files.items():
-        data = json.dumps(changed(rng, values) if rng.random() < 0.4 else values).encode()
-        (home / place).write_bytes(mutated(rng, data, [data]) if rng.random() < 0.2 else data)
-    lines = "".join(json.dumps(row) + "\n" for row in problems).encode()
-    (home / "evaluation" / "test.jsonl").write_bytes(json_lines(rng, problems) if rng.random() < 0.3 else lines)
-    (home / "config.yaml").write_bytes(mutated(rng, b"data: {batch_size: 4}\n", [b"model: {path: x}\n"]))
-    frame, damaged = tested_runs([folder])
-    for read in (sections.by_fact, sections.origin_text, sections.results, sections.over_seeds):
-        read(frame)
-    sections.data_table(frame, damaged)
-    sections.settings_text(frame, damaged)
-    return compare_files(home, home)
+    return Arithmetic(size=20).load()
+
+
+def harness_files(rng: random.Random, folder: Path) -> object:
+    """Rows as lm-evaluation-harness logs them, by ``stepneg grade``: each text of the first filter once."""
+    from stepneg.grading.batch import grade_file
+
+    rows = [
+        {"doc_id": i, "doc": {"question": p.question}, "target": p.solution, "filter": kind, "exact_match": 1.0}
+        | {"resps": [[p.solution, "So 3."][: 1 + i % 2]], "filtered_resps": [p.answer]}
+        for kind in ("strict-match", "flexible-extract")
+        for i, p in enumerate(asked())
+    ]
+    (folder / "samples.jsonl").write_bytes(json_lines(rng, rows))
+    found = grade_file(folder / "samples.jsonl", rng.choice(["gsm8k", "number", "text"]), folder / "out.jsonl")
+    graded = [json.loads(line) for line in (folder / "out.jsonl").open()]
+    assert found["rows"] == len(graded) > 0
+    assert all(isinstance(row["response"], str) and type(row["correct"]) is bool for row in graded)
+    return found
 
 
 @cache
-def policy_files() -> dict[str, bytes]:
-    """The arithmetic task's policy by file, with the head of its weights alone."""
-    folder = ROOT / "assets" / "arithmetic-base"
-    files = {file.name: file.read_bytes() for file in folder.iterdir()}
-    size = int.from_bytes(files["model.safetensors"][:8], "little")
-    return files | {"model.safetensors": files["model.safetensors"][: size + 8]}
+def solution_rows() -> list[dict[str, Any]]:
+    """Solutions of elsewhere in every form that is read."""
+    from stepneg.data.rows import encode_response
+
+    rows: list[dict[str, Any]] = []
+    for p in asked():
+        ids = list(encode_response(tokenizers()[0], p.solution))
+        rows += [
+            {"problem_id": p.id, "response": p.solution, "logprob": -2.5, "finish_reason": "stop"},
+            {"question": p.question, "response_ids": ids, "response": p.solution},
+            {"prompt": f"{p.question}\n", "response_ids": ids[:-1], "logprob": None},
+            {"prompt": [{"role": "user", "content": p.question}], "response": "So", "finish_reason": "length"},
+        ]
+    return rows
 
 
-def policy_folders(rng: random.Random, folder: Path) -> object:
-    """A policy's configuration, tokenizer and head of its weights, with Python beside them that leaves a file."""
-    from stepneg.policy import load_model
-    from stepneg.policy_folder import context_length, load_tokenizer
+def imports(rng: random.Random, folder: Path) -> object:
+    """Solutions of elsewhere into a store: all or nothing, of the policy's tokens alone, and a second time nothing."""
+    from stepneg.data.pairs import Pairs
+    from stepneg.data.rollouts import Rollouts
+    from stepneg.formats import solutions
+    from stepneg.sampling.store import Sampler
+    from stepneg.sampling.vllm_engine import VLLMEngine
 
-    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
-    for name, data in policy_files().items():
-        (folder / name).write_bytes(data)
-    name = rng.choice(["config.json", "config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"])
-    data = policy_files()[name]
-    if name.endswith("config.json") and rng.random() < 0.7:
-        named = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M", "AutoTokenizer": ["evil.T", None]}
-        auto: dict[str, object] = {"auto_map": named}
-        more: dict[str, object] = rng.choice(
-            [{}, auto, {"_attn_implementation": "some/kernel"}, {"model_type": "x"} | auto]
-        )
-        values = changed(rng, json.loads(data))
-        data = json.dumps(values | more if isinstance(values, dict) else values).encode()
-    else:
-        data = mutated(rng, data, [data])
-    (folder / name).write_bytes(data)
-    loads: list[Callable[[Path], object]] = [load_tokenizer, load_model]
-    load = rng.choice([*loads, context_length] if name == "config.json" else loads)
-    try:
-        return load(folder)
-    finally:
-        assert not (folder / "ran").exists()
-
-
-class Runs:
-    """A pickle of it runs a command when it is loaded."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.file}",)
+    file, store = folder / "solutions.jsonl", folder / "store"
+    file.write_bytes(json_lines(rng, solution_rows()))
+    rollouts = Rollouts(VLLMEngine(), store, max_tokens=100)
+    problems = SimpleNamespace(load=lambda: [*asked()])
+    fit = SimpleNamespace(data=Pairs(rollouts, policy=POLICY, problems=problems))
+    resolver, load = SimpleNamespace(resolve=lambda argv: fit), tokenizers()[0]
+    with patch.multiple(solutions, resolver=lambda _: resolver, load_tokenizer=lambda *_: load):
+        try:
+            said = solutions.import_solutions(str(file), [])
+        except ValueError:
+            assert not list(store.glob("*/*.jsonl"))
+            raise
+        kept = [row for meta in store.glob("*/meta.json") for row in Sampler(meta.parent).rows()]
+        assert said.startswith(f"{len(kept)} solutions of ")
+        for _, _, done in kept:
+            assert all(0 <= i < len(tokenizers()[0]) for i in done.token_ids)
+        assert solutions.import_solutions(str(file), []).startswith("0 solutions of ")
+    return said
 
 
-def indices(rng: random.Random, folder: Path) -> object:
-    """Indices of checkpoints in parts: damaged, spliced, and with a command put into the pickle."""
-    import torch
-    from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+@cache
+def preference_rows() -> list[dict[str, Any]]:
+    """Pairs in every form of TRL's, with token ids or without."""
+    from stepneg.data.rows import encode_prompt, encode_response
 
-    from stepneg.pickles import check_index
+    rows: list[dict[str, Any]] = []
+    for p in asked():
+        answers = {"chosen": p.solution, "rejected": f"So.\n{p.solution}"}
+        said = {name: [{"role": "assistant", "content": text}] for name, text in answers.items()}
+        user = [{"role": "user", "content": p.question}]
+        ids = {f"{name}_ids": list(encode_response(tokenizers()[0], text)) for name, text in answers.items()}
+        ids["prompt_ids"] = list(encode_prompt(tokenizers()[0], "{question}\n", p.question))
+        rows += [
+            {"prompt": f"{p.question}\n"} | answers,
+            {name: f"{p.question}\n{text}" for name, text in answers.items()},
+            {"prompt": [{"role": "system", "content": "Be brief."}, *user]} | said,
+            {name: user + answer for name, answer in said.items()},
+            {"prompt": f"{p.question}\n", "question": p.question, "shared": 0} | answers | ids,
+        ]
+    return rows
 
-    whole: object = Metadata({}, {"a": "b"}, {MetadataIndex("a"): torch.Size([2])})
-    if rng.random() < 0.5:
-        whole = rng.choice(
-            [[whole, Runs(folder / "ran")], {"a": Runs(folder / "ran")}, Runs(folder / "ran"), eval, os.system]
-        )
-    data = pickle.dumps(whole, rng.randint(0, 5))
-    if rng.random() < 0.7:
-        data = mutated(rng, data, [pickle.dumps(Runs(folder / "ran"))])
-    (folder / ".metadata").write_bytes(data)
-    try:
-        check_index(folder)
-        return None
-    finally:
-        assert not (folder / "ran").exists()
+
+def preferences(rng: random.Random, folder: Path) -> object:
+    """Given pairs into training data, which is kept and read back; control tokens in texts are the template's."""
+    from stepneg.data.pairs import GivenPairs
+    from stepneg.data.prepared import read_built, write_built
+    from stepneg.data.rows import control_ids
+    from stepneg.fingerprint import fingerprint
+
+    file, template = folder / "pairs.jsonl", rng.choice(["{question}\n", "chat", "chat:Be brief."])
+    chat = template != "{question}\n"
+    file.write_bytes(json_lines(rng, [row for row in preference_rows() if isinstance(row["chosen"], list) == chat]))
+    tokenizer = tokenizers()[chat]
+    data = GivenPairs(str(file), cut=rng.random() < 0.5, policy=POLICY, template=template, skip_long=rng.random() < 0.5)
+    fingerprint(data.settings())
+    problems = data.load_problems()
+    with patch.object(data, "with_reference", lambda examples: examples):  # a model's; it reads ids that were checked
+        built = data.build(problems, tokenizer)
+    write_built(built, folder / "data" / "built.jsonl", problems)
+    assert read_built(folder / "data" / "built.jsonl").examples == built.examples
+    control = control_ids(tokenizer)
+    for pair in [] if b"_ids" in file.read_bytes() else built.examples:
+        for row in pair:
+            assert control.isdisjoint(row.response_ids[:-1])
+    return built
 
 
 READERS: dict[str, tuple[str, Reader, int]] = {
     "problem_files": ("problem files (JSONL)", problem_files, 20_000),
     "column_files": ("problem files (Parquet, Arrow)", column_files, 5_000),
     "graded_files": ("files of responses (JSONL)", graded_files, 10_000),
+    "harness_files": ("samples of lm-evaluation-harness", harness_files, 10_000),
+    "imports": ("solutions to import", imports, 3_000),
+    "preferences": ("pairs in TRL's format", preferences, 5_000),
     "outputs": ("model outputs: answers found and compared", outputs, 20_000),
     "formulas": ("formulas by computer algebra", formulas, 300),
     "steps": ("model outputs: cut into steps", steps, 3_000),
     "prompts": ("questions and solutions into token ids", prompts, 10_000),
-    "stores": ("sample stores", stores, 20_000),
     "configurations": ("configurations (YAML)", configurations, 2_000),
     "tables": ("text in Markdown and TensorBoard", tables, 10_000),
-    "run_directories": ("run directories", run_directories, 10_000),
-    "policy_folders": ("policy folders", policy_folders, 1_000),
-    "indices": ("indices of checkpoints", indices, 5_000),
 }

@@ -45,10 +45,11 @@ def resolve_run(run: Path) -> jsonargparse.Namespace:
     """
     try:
         config = yaml.safe_load((run / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        kept = {key: value for key, value in config.items() if key not in OF_THE_VERB}
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{run}: holds no config.yaml that can be read, so it is no run; name one of fit") from error
     with NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump({key: value for key, value in config.items() if key not in OF_THE_VERB}, file)
+        yaml.safe_dump(kept, file)
         file.flush()
         argv = ["", f"--config={file.name}"]
         return resolver(argv).resolve(argv)

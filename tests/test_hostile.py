@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import hostile
-from benchmarks.hostile import outcome, over_time
-from benchmarks.hostile_inputs import READERS
+from benchmarks.hostile import READERS, outcome, over_time
 from stepneg.errors import InputError
 
 FEW = 25

@@ -136,7 +136,13 @@ def read_built(file: Path) -> Built:
 
 
 def example_of(rows: list[dict[str, Any]]) -> Example:
-    """An example from its line."""
+    """An example from its line.
+
+    Raises:
+        ValueError: ``shared`` is no number of tokens.
+    """
+    if not all(type(row["shared"]) is int and row["shared"] >= 0 for row in rows):
+        raise ValueError("shared is no number of tokens")
     return tuple(
         Row(
             prompt_ids=tuple(row["prompt_ids"]),

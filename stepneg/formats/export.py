@@ -11,9 +11,9 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from stepneg.chat_template import is_chat, opening
-from stepneg.data.prepared import DAMAGED, read_checked
+from stepneg.data.prepared import DAMAGED, example_of, read_checked
 from stepneg.data.rollouts import Rollouts
-from stepneg.data.rows import decode, encode_prompt, encode_text
+from stepneg.data.rows import Row, decode, encode_prompt, encode_text
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint_policy
 from stepneg.formats.preferences import ID_COLUMNS
@@ -219,10 +219,10 @@ def export_pairs(run: Path, output: Path) -> str:
         nonlocal changed
         with Bar("export", len(lines), "pairs") as bar:
             for number, line in enumerate(lines, 1):
-                example = json.loads(line)
-                if len(example) != 2:
+                pair = pair_of(line, len(tokenizer))
+                if pair is None:
                     raise InputError(f"{file}, line {number}: holds no pair; {type(data).__name__} makes none")
-                row = as_preference(tokenizer, data.template, asked, *example)
+                row = as_preference(tokenizer, data.template, asked, *pair)
                 changed += any(differs(tokenizer, row[f"{name}_ids"]) for name in ("chosen", "rejected"))
                 bar.advance(1, number)
                 yield row
@@ -234,28 +234,38 @@ def export_pairs(run: Path, output: Path) -> str:
     return f"{output}: {number} pairs, of which {changed} are other token ids when their text is encoded again"
 
 
+def pair_of(line: bytes, size: int) -> tuple[Row, Row] | None:
+    """The rows of a stored example; None if it is no pair of token ids below ``size``."""
+    try:
+        chosen, rejected = example_of(json.loads(line))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    ids = (*chosen.prompt_ids, *chosen.response_ids, *rejected.prompt_ids, *rejected.response_ids)
+    return (chosen, rejected) if all(type(i) is int and 0 <= i < size for i in ids) else None
+
+
 def as_preference(
     tokenizer: PreTrainedTokenizerBase,
     template: str,
     asked: dict[tuple[int, ...], Problem],
-    chosen: dict[str, Any],
-    rejected: dict[str, Any],
+    chosen: Row,
+    rejected: Row,
 ) -> dict[str, Any]:
-    """A row of the table, from the rows of an example as they are stored."""
-    prompt_ids = tuple(chosen["prompt_ids"])
+    """A row of the table, from the rows of a pair."""
+    prompt_ids = chosen.prompt_ids
     problem = asked.get(prompt_ids)
     question = decode(tokenizer, prompt_ids) if problem is None else problem.question
     texts = {
-        "chosen": decode(tokenizer, chosen["response_ids"]),
-        "rejected": decode(tokenizer, rejected["response_ids"]),
+        "chosen": decode(tokenizer, chosen.response_ids),
+        "rejected": decode(tokenizer, rejected.response_ids),
     }
     row: dict[str, Any] = {"prompt": question if problem is None else template.replace("{question}", question)} | texts
     if is_chat(template):
         row = {name: [{"role": "assistant", "content": text}] for name, text in texts.items()}
         row["prompt"] = [*opening(template), {"role": "user", "content": question}]
-    ids = (prompt_ids, chosen["response_ids"], rejected["response_ids"])
+    ids = (prompt_ids, chosen.response_ids, rejected.response_ids)
     row |= {name: list(some) for name, some in zip(ID_COLUMNS, ids, strict=True)}
-    return row | {"shared": chosen["shared"], "problem_id": problem and problem.id, "question": question}
+    return row | {"shared": chosen.shared, "problem_id": problem and problem.id, "question": question}
 
 
 def differs(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> bool:

@@ -15,12 +15,14 @@ from typing import Any
 
 from stepneg import __version__
 from stepneg.errors import InputError
+from stepneg.escaping import visible
 from stepneg.evaluation_files import read_evaluation
 from stepneg.formats.tables import appearing, write_jsonl
 from stepneg.grading.estimators import pass_at_k
 from stepneg.problems.records import Record
 
 GREEDY = "greedy"  # the filter: the one solution that was decoded greedily
+NO_NAME = r'["<>:/|\\?*\[\]\0-\x1f\x7f\ud800-\udfff]+|^\.*$'  # as lm_eval has it, and what no name should hold
 SAMPLED = "samples"  # the filter of what needs several solutions
 
 
@@ -77,7 +79,7 @@ def export_evaluation(source: Path, output: Path, task: str | None = None) -> st
         if not rows[0]["question"]:
             raise LookupError("question")
         task = re.sub(r"[^\w-]+", "-", task or settings["problems"])
-        model = re.sub(r'["<>:/|\\?*\[\]]+|^\.*$', "__", settings["policy"])
+        model = re.sub(NO_NAME, "__", settings["policy"])
         prompts, chat = prompts_of(settings, [row["question"] for row in rows])
         samples = [sample(i, row, prompt, settings) for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True))]
         found = results(rows, settings, task, model, samples) | chat
@@ -92,7 +94,7 @@ def export_evaluation(source: Path, output: Path, task: str | None = None) -> st
         write_jsonl(samples, partial)
     with appearing(home / f"results_{time}.json") as partial:
         partial.write_text(json.dumps(found, indent=2) + "\n")
-    return f"{home}: results_{time}.json and samples_{task}_{time}.jsonl, {len(rows)} problems"
+    return visible(f"{home}: results_{time}.json and samples_{task}_{time}.jsonl, {len(rows)} problems")
 
 
 def evaluation_file(source: Path) -> Path:

@@ -121,20 +121,20 @@ class Reader:
         if prompt is None:
             counts["other"] += 1
             return None
-        reason = record.values.get("finish_reason") or "stop"
-        if reason not in ("stop", "length"):
+        reason = record.values.get("finish_reason")
+        if reason not in (None, "stop", "length"):
             raise InputError(f"{record.where}: finish_reason is {reason!r}; write stop or length")
         text = record.text("response", empty=True) if record.values.get("response") is not None else None
         if record.values.get("response_ids") is not None:
             ids = record.token_ids("response_ids", self.vocabulary)
-            if "finish_reason" not in record.values:
+            if reason is None:  # which is what a table has where nothing is said
                 reason = "stop" if ids[-1] == self.tokenizer.eos_token_id else "length"
         elif text is None:
             raise InputError(f"{record.where}: holds neither response nor response_ids; add one")
-        elif reason == "stop":
-            ids = encode_response(self.tokenizer, text)
-        else:
+        elif reason == "length":
             ids = tuple(encode_text(self.tokenizer, text))
+        else:
+            ids = encode_response(self.tokenizer, text)
         counts["changed"] += text is not None and decode(self.tokenizer, ids) != text
         if not ids or len(ids) > self.max_tokens or len(prompt) + len(ids) > self.context:
             raise InputError(
@@ -149,7 +149,7 @@ class Reader:
             )
         if logp is not None and not abs(logp) <= LARGEST_NUMBER:
             raise InputError(f"{record.where}: logprob is not finite; write a number of nats, or leave it out")
-        return prompt, Completion(ids, None if logp is None else float(logp), str(reason))
+        return prompt, Completion(ids, None if logp is None else float(logp), str(reason or "stop"))
 
     def prompt(self, record: Record) -> Ids | None:
         """The prompt ids of the problem that a row answers."""

@@ -276,7 +276,7 @@ def test_a_damaged_trace_is_left_out_and_the_rest_is_shown(line, tmp_path):
         json.dumps([ROW | change])
         for change in [
             {"response_ids": [9999]}, {"prompt_ids": None}, {"weights": 1}, {"weights": ["a"]}, {"reference_logp": "a"},
-            {"weights": [[1]]}, {"shared": "a"},
+            {"weights": [[1]]}, {"shared": "a"}, {"shared": 1.5}, {"shared": -1}, {"shared": True},
         ]
     ],
 )  # fmt: skip

@@ -196,8 +196,12 @@ def test_an_evaluation_that_is_not_as_it_was_written_is_named(evaluated, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [("..", "__"), (".", "__"), ("a/../b", "a__..__b"), ("/x/y", "__x__y"), (7, None)]
-)
+    ("given", "said"),
+    [
+        ("..", "__"), (".", "__"), ("a/../b", "a__..__b"), ("/x/y", "__x__y"), (7, None), ("a\0b", "a__b"),
+        ("\ud800", "__"), ("\x1b]0;x\x07", "__0;x__"), ("\u202ex", "\u202ex"),
+    ],
+)  # fmt: skip
 def test_a_policys_name_leads_nowhere(given, said, evaluated, tmp_path, capsys):
     shutil.copytree(evaluated / "evaluation", tmp_path / "e")
     values = json.loads((tmp_path / "e/test.json").read_text())
@@ -212,3 +216,4 @@ def test_a_policys_name_leads_nowhere(given, said, evaluated, tmp_path, capsys):
         return
     main(argv)
     assert [file.name for file in (tmp_path / "out/here").iterdir()] == [said]
+    assert capsys.readouterr().out.strip().isprintable()

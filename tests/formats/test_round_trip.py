@@ -14,7 +14,8 @@ import yaml
 from transformers import AutoTokenizer
 
 from stepneg.cli import main
-from stepneg.data.rows import decode, encode_prompt, encode_response
+from stepneg.data.prepared import checksum, files_of
+from stepneg.data.rows import Row, decode, encode_prompt, encode_response
 from stepneg.errors import InputError
 from stepneg.formats import solutions
 from stepneg.formats.export import COLUMNS, as_preference
@@ -193,6 +194,18 @@ def test_a_bad_row_is_named_and_nothing_is_stored(row, said, home, tmp_path, cap
     assert not list(store.glob("*/*.jsonl"))
 
 
+def test_what_a_table_leaves_open_is_told_by_the_ids(home, tmp_path, tokenizer):
+    """A column of finish_reason is null where nothing is said, which is as if it were not there."""
+    ids = tokenizer("#### 1", add_special_tokens=False)["input_ids"]
+    rows = [{"response_ids": ids}, {"response_ids": [*ids, tokenizer.eos_token_id]}, {"response": "#### 1"}]
+    rows = [{"question": PROBLEMS[0].question, "finish_reason": None} | row for row in rows]
+    file = tmp_path / "open.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["import", str(file), f"--config={home / 'dpo.yaml'}", f"--data.rollouts.store={tmp_path / 'store'}"])
+    [shard] = (tmp_path / "store").glob("*/*.jsonl")
+    assert [json.loads(line)["finish_reason"] for line in shard.open()] == ["length", "stop", "stop"]
+
+
 def test_what_does_not_fit_is_said(home, tmp_path, capsys, tiny):
     argv = [f"--config={home / 'dpo.yaml'}", f"--data.rollouts.store={tmp_path / 'store'}"]
     file = tmp_path / "one.jsonl"
@@ -360,7 +373,7 @@ def test_pairs_of_a_chat_template_are_messages_that_come_back(chatty):
     tokenizer, template = load_tokenizer(chatty, "chat:Be brief."), "chat:Be brief."
     prompt, problem = encode_prompt(tokenizer, template, "How many?"), Problem("p", "How many?", "3")
     better, worse = (encode_response(tokenizer, text) for text in ("#### 3", "#### 4"))
-    rows = [{"prompt_ids": prompt, "response_ids": ids, "shared": 0} for ids in (better, worse[:-1])]
+    rows = [Row(prompt, ids) for ids in (better, worse[:-1])]
     row = as_preference(tokenizer, template, {prompt: problem}, *rows)
     table = datasets.Dataset.from_list([row])
     assert table[0]["prompt"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}]
@@ -425,6 +438,28 @@ def test_damaged_pairs_are_not_exported(home, tmp_path, capsys):
         error = bad(capsys, "export", "pairs", str(tmp_path / "run"), str(tmp_path / "pairs.jsonl"))
         assert f"{file}: it or a file beside it is missing or was damaged" in error
         assert not (tmp_path / "pairs.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "row", [{}, [[], []], ["x", "y"], [{"prompt_ids": 7}] * 2, [{"prompt_ids": [1], "response_ids": [-1]}] * 2]
+)
+def test_what_is_no_pair_under_a_checksum_that_fits_is_named(row, home, tmp_path, capsys):
+    shutil.copytree(home / "run", tmp_path / "run")
+    (file,) = (f for f in (tmp_path / "run" / "data").glob("*.jsonl") if f.suffixes == [".jsonl"])
+    if isinstance(row, list) and all(isinstance(r, dict) for r in row):
+        row = [{"shared": 0, "weights": None, "reference_logp": None} | r for r in row]
+    file.write_text(json.dumps(row) + "\n")
+    file.with_suffix(".sha256").write_text(checksum(place.read_bytes() for place in files_of(file)))
+    error = bad(capsys, "export", "pairs", str(tmp_path / "run"), str(tmp_path / "pairs.jsonl"))
+    assert f"{file}, line 1: holds no pair" in error
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 10_000])
+def test_a_run_without_settings_is_named(text, home, tmp_path, capsys):
+    shutil.copytree(home / "run", tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    error = bad(capsys, "export", "pairs", str(tmp_path / "run"), str(tmp_path / "pairs.jsonl"))
+    assert "holds no config.yaml that can be read" in error
 
 
 def test_no_bit_of_what_a_store_says_of_itself_labels_samples_otherwise(home, tmp_path):
