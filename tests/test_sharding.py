@@ -150,19 +150,28 @@ def test_a_run_resumes_from_the_parts_of_a_checkpoint(tiny, tmp_path):
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0)
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
 @pytest.mark.parametrize(
-    ("rank", "sign"),
-    [pytest.param(0, 0, marks=pytest.mark.slow), pytest.param(1, 0, marks=pytest.mark.slow), (1, signal.SIGKILL)],
+    ("launcher", "rank", "sign"),
+    [
+        pytest.param((), 0, 0, marks=pytest.mark.slow),
+        pytest.param((), 1, 0, marks=pytest.mark.slow),
+        ((), 1, signal.SIGKILL),
+        pytest.param(TORCHRUN, 0, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(TORCHRUN, 1, signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
-def test_a_rank_that_dies_ends_the_job(rank, sign, tiny, tmp_path):
-    """Under Lightning's own launcher; in seconds, not when a collective times out."""
+def test_a_rank_that_dies_ends_the_job(launcher, rank, sign, tiny, tmp_path):
+    """Under Lightning's own launcher and torchrun; in seconds, not when a collective times out. srun: tests/slurm."""
     strategy = "fsdp2" if sign else "ddp"
     death = {"class_path": "tests.given.Dies", "init_args": {"rank": rank, "signal": int(sign)}}
     more = [f"--config=configs/trainer/{strategy}.yaml", *CPU, "--trainer.devices=2"]
     argv = fit(config_for(tiny, tmp_path), tmp_path / "run", "solutions", 2, more)
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "stepneg", *argv, f"--trainer.callbacks={json.dumps([death])}"],
+        [sys.executable, *launcher, "-m", "stepneg", *argv, f"--trainer.callbacks={json.dumps([death])}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
