@@ -67,6 +67,8 @@ def chain_jobs(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell], on
     """
     found = None if only is None else selected(runs(list(stages), list(repeat)), only)
     jobs = jobs_of(folder, stages, repeat)
+    if found is not None:
+        jobs = [job for job in jobs if (job.cell, job.stage, job.verb) in found[0]]
     of_trainer = [job for job in jobs if job.verb in TRAINER_VERBS and not job.done]
     parser = resolver(of_trainer[0].argv) if of_trainer else None
 

@@ -33,7 +33,7 @@ def test_imports_are_light(module):
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("folders", [["credit"], pytest.param(["", "../callbacks"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("folders", [["formats", "credit"], pytest.param(["", "../callbacks"], marks=pytest.mark.slow)])
 def test_each_module_can_be_the_first(folders):
     """Whatever is imported first: no module needs that another one was."""
     code = f"""

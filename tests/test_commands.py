@@ -242,6 +242,7 @@ def test_the_name_of_graded_rows_says_what_they_are(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_policy_is_evaluated_twice_and_compared(tmp_path, capsys):
     argv = ["evaluate", str(BASE), "--problems=arithmetic", "--limit=40", "--k=3", f"--store={tmp_path}/samples"]
     main([*argv, f"--output={tmp_path}/greedy"])

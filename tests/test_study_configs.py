@@ -39,7 +39,7 @@ def sizes(task: str, study: str) -> list[tuple[Path, ...]]:
 
 @pytest.mark.parametrize(
     "study",
-    [study if study in ("scaling", "rounds") else pytest.param(study, marks=pytest.mark.slow) for study in CHAINS],
+    [study if study == "rounds" else pytest.param(study, marks=pytest.mark.slow) for study in CHAINS],
 )
 @pytest.mark.parametrize(
     "task", ["arithmetic", *(pytest.param(task, marks=pytest.mark.slow) for task in ("gsm8k", "math"))]

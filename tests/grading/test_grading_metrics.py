@@ -234,6 +234,7 @@ for metric in (empty, uneven):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_one_of_them_without_problems(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", RANK, str(tmp_path / "store")]
     ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
