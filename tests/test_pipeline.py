@@ -25,7 +25,7 @@ from stepneg.sampling.store import rows_of
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "arithmetic"
 SMALL = {
-    "data.problems.init_args.size": 48,
+    "data.problems.init_args.size": 32,
     "data.validation.init_args.size": 8,
     "trainer.enable_progress_bar": False,
     "trainer.log_every_n_steps": 1,
@@ -33,11 +33,11 @@ SMALL = {
     "trainer.check_val_every_n_epoch": 2,
 }
 ROLLOUTS = {"data.policy": "{root}/sft/last", "data.rollouts.samples": 8, "data.rollouts.store": "STORE"}
-UNWATCHED = {"trainer.limit_val_batches": 0}  # no evaluation between epochs: two of the fits have them
+UNWATCHED = {"trainer.limit_val_batches": 0}  # no evaluation between epochs: the last of the fits has them
 VALUES = {"data.rollouts.negatives": 2, "data.rollouts.rollouts": 4}
 METHODS = {
     "base": {"model.path": "assets/arithmetic-base"},
-    "sft": {},
+    "sft": UNWATCHED,
     "rft": ROLLOUTS | UNWATCHED,
     "dpo": ROLLOUTS | UNWATCHED,
     "advantage": ROLLOUTS | VALUES | UNWATCHED | {"data.rollouts.positives": 1},
@@ -54,7 +54,7 @@ def chain(folder: Path, methods: list[str]) -> Path:
         evaluation = config["trainer"]["callbacks"][-1]["init_args"]
         evaluation["store"] = str(folder / "samples")
         for split in ("validation", "test"):
-            evaluation[split]["init_args"]["size"] = 24
+            evaluation[split]["init_args"]["size"] = 16
         (folder / f"{shipped}.yaml").write_text(yaml.safe_dump(config))
         args = SMALL | METHODS[name]
         args = {k: str(folder / "samples") if v == "STORE" else v for k, v in args.items()}
@@ -213,6 +213,6 @@ def test_a_run_from_an_empty_store_is_the_same_bit_for_bit(done, tmp_path, monke
     drawn, known, tokens, bits = map(
         int, re.search(r"of (\d+), (\d+) are .*: (\d+) have .*, (\d+) equal", said).groups()
     )
-    assert drawn == known == tokens > 48 * 8 + 2 * 24 * 6  # solutions, two evaluations; and rollouts
+    assert drawn == known == tokens > 32 * 8 + 2 * 16 * 6  # solutions, two evaluations; and rollouts
     assert bits > 0.9 * drawn
     assert "everything is the same" in said
