@@ -129,7 +129,8 @@ class VLLMEvaluation(L.Callback):
         make_room(trainer.strategy.root_device)
         result = self.evaluate(folder, tokenizer, problems, data.template)
         drawn: list[tuple[Row, float]] = []
-        if stage == "validation" and self.kl_samples and isinstance(data, Prepared):
+        # A policy that is validated may be there without its reference.
+        if stage == "validation" and self.kl_samples and isinstance(data, Prepared) and data.policy.is_dir():
             drawn = self.draw_freely(folder, [encode_prompt(tokenizer, data.template, p.question) for p in problems])
         leave_device(trainer.strategy.root_device)
         if len(drawn) > 1:

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Submit what is left of a chain or a sweep, each job behind those whose results it needs; from the repository's root:
+# Submit what is left of a chain or a sweep, each job behind those whose results or samples it needs; from the repository's root:
 #   sbatch/pipeline.sh configs/arithmetic/pipeline.yaml [options of stepneg pipeline]
 # TASKS      tasks of each job array: 4; 64%8 for 64, of which 8 run at a time
 # DRAW, FIT  options of sbatch for whatever samples or tests, and for fits: FIT="--nodes=2 --ntasks-per-node=4"

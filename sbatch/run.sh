@@ -5,8 +5,8 @@ if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS
 # Before its time limit a job gets SIGUSR1. It hands it on to its processes, which store what they have and end, goes back
 # into the queue, and on from there; so it does when it is preempted and has time to end by itself (GraceTime). Another
 # signal that ended its one process, as for want of memory, puts it back up to three times, and so does an error behind
-# SIGUSR1, as of a full disk, or an engine that died again and again (exit code 75), which another node might not see. A job
-# that Slurm ends is Slurm's: preempted it is put back, cancelled it is not.
+# SIGUSR1, as of a full disk, or the engine of one process that died again and again (exit code 75), which another node might
+# not see. A job that Slurm ends is Slurm's: preempted it is put back, cancelled it is not.
 run() {
     local told='' status state before end job=$SLURM_JOB_ID log=/proc/$$/fd/2
     # One task of an array has the array's own number, by which all its tasks would be meant.

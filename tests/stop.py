@@ -76,10 +76,10 @@ class KillBehindCheckpoint(L.Callback):
 
 
 class Linger(L.Callback):
-    """Wait a second before each batch, so that a time limit finds a fit at its work."""
+    """Wait before each batch, so that a time limit finds a fit at its work."""
 
     def on_train_batch_start(self, *_: object) -> None:
-        time.sleep(1.0)
+        time.sleep(1.5)
 
 
 class EndInEvaluation(L.Callback):

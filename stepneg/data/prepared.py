@@ -208,6 +208,7 @@ class Prepared(L.LightningDataModule):
         self.prepare_data_per_node = False  # behind Lightning's own __init__, which sets it
         self.packed, self.by_problem = packed, by_problem
         self.policy = Path(policy)
+        self.stand_in: Path | None = None  # for the tokenizer of a policy that is not there
         self.problems, self.validation = problems, validation
         self.template, self.batch_size, self.seed, self.skip_long = template, batch_size, seed, skip_long
         self.made: Path | None = None  # the file of the examples, once it is there
@@ -252,7 +253,7 @@ class Prepared(L.LightningDataModule):
         return Path(self.trainer.default_root_dir) / "data" / f"{name}.jsonl"
 
     def prepare_data(self) -> None:
-        """Make the examples of a fit unless their file is there; other verbs need none."""
+        """Make the examples of a fit unless their file is there; other verbs only name it for their record."""
         assert self.trainer is not None
         fitting = self.trainer.state.fn in (None, TrainerFn.FITTING)  # None before Lightning is asked for a fit
         if not fitting and not self.policy.is_dir():
@@ -275,10 +276,11 @@ class Prepared(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the examples back, and encode the held-out problems.
 
-        Where the data's policy is not there, that under test stands in for it: no fit, they share a tokenizer.
+        Where the data's policy is not there, the tokenizer is that of the policy under test, unless this is a fit.
         """
         if stage != "fit" and not self.policy.is_dir() and self.trainer is not None:
-            self.policy = getattr(self.trainer.lightning_module, "path", None) or self.policy
+            path = getattr(self.trainer.lightning_module, "path", None)
+            self.stand_in = path if path is not None and path.is_dir() else None
         tokenizer = self.tokenizer()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         if stage == "fit":
@@ -292,12 +294,13 @@ class Prepared(L.LightningDataModule):
         Raises:
             InputError: there is no such policy, or no tokenizer in it.
         """
-        if not self.policy.is_dir():
+        folder = self.stand_in or self.policy
+        if not folder.is_dir():
             raise InputError(
-                f"data.policy: {self.policy}: no such policy folder; give --data.policy, an HF folder, for example"
+                f"data.policy: {folder}: no such policy folder; give --data.policy, an HF folder, for example"
                 " RUN/last of an earlier fit"
             )
-        return load_tokenizer(self.policy, self.template)
+        return load_tokenizer(folder, self.template)
 
     def teacher_examples(self, problems: list[Problem], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """Rows of the worked solutions that fit the context."""
@@ -305,7 +308,7 @@ class Prepared(L.LightningDataModule):
 
     def fitting(self, ids: Sequence[str], examples: Sequence[Example]) -> list[Example]:
         """The examples within the model's context; too long ones are left out or an error, as ``skip_long`` says."""
-        context = context_length(self.policy)
+        context = context_length(self.stand_in or self.policy)
         if not self.skip_long:
             for name, example in zip(ids, examples, strict=True):
                 check_lengths([name] * len(example), example, context)

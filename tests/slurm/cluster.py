@@ -82,12 +82,6 @@ class Cluster:
             state for job in jobs for state in re.findall(r"JobState=(\w+)", self.run("scontrol", "show", "job", job))
         }
 
-    def span(self, job: str) -> tuple[float, float]:
-        """When a job ran last, in seconds since the epoch."""
-        facts = self.facts(job)
-        start, end = (datetime.fromisoformat(facts[name]).timestamp() for name in ("StartTime", "EndTime"))
-        return start, end
-
     def hurry(self, job: str) -> None:
         """Let a job that is back in the queue start before Slurm would, which waits until its credential has expired.
 
