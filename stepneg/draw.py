@@ -78,13 +78,8 @@ def chain_jobs(folder: Path, stages: Sequence[Stage], repeat: Sequence[Cell], on
         given = parser.resolve(job.argv)
         return [(what, distribution(given, what)) for what in drawn_by(given, job.verb)]
 
-    every = submissions(jobs, draws)
-    if found is not None:
-        names = {run_name(cell, stage, found[1] or verb) for cell, stage, verb in found[0]}
-        every = [s for s in every if s.name in names]
-        # What is not listed is not submitted, and nothing can wait for it.
-        every = [replace(s, after=tuple(name for name in s.after if name in names)) for s in every]
-    return lines(every)
+    names = found and {run_name(cell, stage, found[1] or verb) for cell, stage, verb in found[0]}
+    return lines(submissions(jobs, draws, names))
 
 
 def draw(what: Draw, part: str, argv: Sequence[str], gpus: int | None = None) -> str:

@@ -1,7 +1,7 @@
 """The runs of a chain as jobs: which are done, which wait for which, and which draw for others in job arrays."""
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,11 @@ class Submission:
     after: tuple[str, ...]
 
 
-def submissions(jobs: Sequence[Job], draws: Callable[[Job], Sequence[tuple[Draw, Hashable]]]) -> list[Submission]:
+def submissions(
+    jobs: Sequence[Job],
+    draws: Callable[[Job], Sequence[tuple[Draw, Hashable]]],
+    only: Collection[str] | None = None,
+) -> list[Submission]:
     """What is submitted for the jobs that are not done: before a run, one after the other, the arrays that draw for it.
 
     Arrays that draw from one distribution go one after the other, too: each finds what the earlier ones have stored.
@@ -98,21 +102,25 @@ def submissions(jobs: Sequence[Job], draws: Callable[[Job], Sequence[tuple[Draw,
     Args:
         jobs: of a chain, in order.
         draws: what is drawn for a job before it runs, each with the distribution that it is drawn from.
+        only: names of those that are submitted, and that others can wait for; None for all.
     """
     found: list[Submission] = []
     latest: dict[Hashable, str] = {}
     for job in jobs:
         if job.done:
             continue
-        after = job.after
+        after = tuple(name for name in job.after if only is None or name in only)
         for draw, distribution in draws(job):
             name = run_name(job.cell, job.stage, draw)
+            if only is not None and name not in only:
+                continue
             before = latest.get(distribution)
             after = after if before is None or before in after else (*after, before)
             found.append(Submission(name, ARRAYS[draw], True, after))
             latest[distribution] = name
             after = (name,)
-        found.append(Submission(job.name, "fit" if job.verb == "fit" else "evaluate", False, after))
+        if only is None or job.name in only:
+            found.append(Submission(job.name, "fit" if job.verb == "fit" else "evaluate", False, after))
     return found
 
 

@@ -236,6 +236,25 @@ def test_a_dry_run_of_one_job_says_what_it_would_run(
     assert len(said) == (1 if "seed-0" in only else 2)
 
 
+def test_the_order_of_arrays_of_one_policy_holds_among_those_that_are_listed(folder: Path) -> None:
+    jobs = jobs_of(folder, STAGES, cells(Path("r"), [7]))
+    names = {f"r/seed-7/{stage}:{what}" for stage in ("dpo", "step_dpo") for what in ("solutions", "fit")}
+    assert lines(submissions(jobs, draws, names)).replace("r/seed-7/", "").split("\n") == [
+        "dpo:solutions sample array",
+        "dpo:fit fit single dpo:solutions",
+        "step_dpo:solutions sample array dpo:solutions",
+        "step_dpo:fit fit single step_dpo:solutions",
+    ]
+
+
+def test_arrays_of_two_cells_that_sample_one_policy_keep_their_order(folder: Path) -> None:
+    jobs = jobs_of(folder, STAGES, cells(Path("r"), [0, 1]))
+    assert lines(submissions(jobs, draws, {f"r/seed-{n}/dpo:solutions" for n in (0, 1)})).split("\n") == [
+        "r/seed-0/dpo:solutions sample array",
+        "r/seed-1/dpo:solutions sample array r/seed-0/dpo:solutions",
+    ]
+
+
 def test_jobs_of_one_selector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What it waits for is only named where it is listed, as the script that submits looks it up."""
     for only, script in (("step_dpo:values", "values"), ("seed-1/dpo:test", "evaluate")):

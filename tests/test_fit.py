@@ -286,13 +286,17 @@ def test_only_a_fit_needs_the_policy_of_its_data(verb, tmp_path, config, tiny, c
         assert scalars(tmp_path / "run", f"{split}/nll") == scalars(tmp_path / "other", f"{split}/nll") != []
         assert not (tmp_path / "other" / "data").exists()
     capsys.readouterr()
-    for words in ([verb, config, run, gone], ["fit", config, run, gone, f"--model.path={tiny}"]):
+    for words, option in (
+        ([verb, config, run, gone], "data.policy"),
+        (["fit", config, run, gone, f"--model.path={tiny}"], "data.policy"),
+        ([verb, config, run, gone, f"--model.path={tmp_path / 'gone'}"], "model.path"),
+    ):
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 2
         (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
         assert said.endswith(
-            f"data.policy: {tmp_path / 'gone'}: no such policy folder; give --data.policy, an HF folder, for example"
+            f"{option}: {tmp_path / 'gone'}: no such policy folder; give --{option}, an HF folder, for example"
             " RUN/last of an earlier fit"
         )
 
@@ -342,6 +346,27 @@ def test_a_policy_is_evaluated_where_no_held_out_solutions_are_given(tmp_path, c
     (report,) = (run / "evaluation").glob(f"{split}*.json")
     assert json.loads(report.read_text())["problems"] == 3
     assert scalars(run, f"{split}/accuracy") == [0.0]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_divergence_is_left_out_where_the_reference_is_not_there(there, tmp_path, config, tiny, monkeypatch):
+    def generate(
+        _: VLLMEngine, requests: Sequence[Request], decoding: Decoding
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        for index, request in enumerate(requests):
+            yield index, [Completion((0,), -1.0, "stop")] * request.n
+
+    monkeypatch.setattr(VLLMEngine, "load", lambda _, policy: None)
+    monkeypatch.setattr(VLLMEngine, "generate", generate)
+    file = tmp_path / "evaluation.yaml"
+    text = EVALUATION.replace("SPLIT", "validation").replace("STORE", str(tmp_path / "samples"))
+    file.write_text(text.replace("kl_samples: 0", "kl_samples: 3"))
+    run, reference = tmp_path / "run", tiny if there else tmp_path / "gone"
+    options = [f"--trainer.default_root_dir={run}", f"--data.policy={reference}", f"--model.path={tiny}"]
+    main(["validate", config, f"--config={file}", *options])
+    assert scalars(run, "validation/accuracy") == [0.0]
+    (report,) = (run / "evaluation").glob("validation*.json")
+    assert ("kl_to_reference" in json.loads(report.read_text())) == there
 
 
 @pytest.mark.parametrize(("verb", "mend"), [("validate", "data.validation, or an evaluation's validation"),

@@ -279,8 +279,7 @@ class Prepared(L.LightningDataModule):
         Where the data's policy is not there, the tokenizer is that of the policy under test, unless this is a fit.
         """
         if stage != "fit" and not self.policy.is_dir() and self.trainer is not None:
-            path = getattr(self.trainer.lightning_module, "path", None)
-            self.stand_in = path if path is not None and path.is_dir() else None
+            self.stand_in = getattr(self.trainer.lightning_module, "path", None)
         tokenizer = self.tokenizer()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         if stage == "fit":
@@ -296,8 +295,9 @@ class Prepared(L.LightningDataModule):
         """
         folder = self.stand_in or self.policy
         if not folder.is_dir():
+            option = "data.policy" if self.stand_in is None else "model.path"
             raise InputError(
-                f"data.policy: {folder}: no such policy folder; give --data.policy, an HF folder, for example"
+                f"{option}: {folder}: no such policy folder; give --{option}, an HF folder, for example"
                 " RUN/last of an earlier fit"
             )
         return load_tokenizer(folder, self.template)

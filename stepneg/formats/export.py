@@ -219,9 +219,14 @@ def export_pairs(run: Path, output: Path) -> str:
         nonlocal changed
         with Bar("export", len(lines), "pairs") as bar:
             for number, line in enumerate(lines, 1):
-                pair = pair_of(line, len(tokenizer))
+                pair = pair_of(line)
                 if pair is None:
                     raise InputError(f"{file}, line {number}: holds no pair; {type(data).__name__} makes none")
+                if not known(pair, len(tokenizer)):
+                    raise InputError(
+                        f"{file}, line {number}: holds what are no token ids of {data.policy}, which has"
+                        f" {len(tokenizer)}; give that policy its own tokenizer back, or run the fit again"
+                    )
                 row = as_preference(tokenizer, data.template, asked, *pair)
                 changed += any(differs(tokenizer, row[f"{name}_ids"]) for name in ("chosen", "rejected"))
                 bar.advance(1, number)
@@ -234,14 +239,18 @@ def export_pairs(run: Path, output: Path) -> str:
     return f"{output}: {number} pairs, of which {changed} are other token ids when their text is encoded again"
 
 
-def pair_of(line: bytes, size: int) -> tuple[Row, Row] | None:
-    """The rows of a stored example; None if it is no pair of token ids below ``size``."""
+def pair_of(line: bytes) -> tuple[Row, Row] | None:
+    """The rows of a stored example; None if it is no pair."""
     try:
         chosen, rejected = example_of(json.loads(line))
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    ids = (*chosen.prompt_ids, *chosen.response_ids, *rejected.prompt_ids, *rejected.response_ids)
-    return (chosen, rejected) if all(type(i) is int and 0 <= i < size for i in ids) else None
+    return chosen, rejected
+
+
+def known(pair: tuple[Row, Row], size: int) -> bool:
+    """Whether all that a pair holds are token ids below ``size``."""
+    return all(type(i) is int and 0 <= i < size for row in pair for i in (*row.prompt_ids, *row.response_ids))
 
 
 def as_preference(

@@ -441,9 +441,13 @@ def test_damaged_pairs_are_not_exported(home, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "row", [{}, [[], []], ["x", "y"], [{"prompt_ids": 7}] * 2, [{"prompt_ids": [1], "response_ids": [-1]}] * 2]
+    ("row", "said"),
+    [
+        *[(row, "holds no pair") for row in ({}, [[], []], ["x", "y"], [{"prompt_ids": 7}] * 2)],
+        *[([{"prompt_ids": [1], "response_ids": [i]}] * 2, "holds what are no token ids") for i in (-1, 10**6, 1.0)],
+    ],
 )
-def test_what_is_no_pair_under_a_checksum_that_fits_is_named(row, home, tmp_path, capsys):
+def test_what_is_no_pair_under_a_checksum_that_fits_is_named(row, said, home, tmp_path, capsys):
     shutil.copytree(home / "run", tmp_path / "run")
     (file,) = (f for f in (tmp_path / "run" / "data").glob("*.jsonl") if f.suffixes == [".jsonl"])
     if isinstance(row, list) and all(isinstance(r, dict) for r in row):
@@ -451,7 +455,7 @@ def test_what_is_no_pair_under_a_checksum_that_fits_is_named(row, home, tmp_path
     file.write_text(json.dumps(row) + "\n")
     file.with_suffix(".sha256").write_text(checksum(place.read_bytes() for place in files_of(file)))
     error = bad(capsys, "export", "pairs", str(tmp_path / "run"), str(tmp_path / "pairs.jsonl"))
-    assert f"{file}, line 1: holds no pair" in error
+    assert f"{file}, line 1: {said}" in error
 
 
 @pytest.mark.parametrize("text", ["", "[]", "[" * 10_000])
