@@ -253,16 +253,13 @@ class Prepared(L.LightningDataModule):
         return Path(self.trainer.default_root_dir) / "data" / f"{name}.jsonl"
 
     def prepare_data(self) -> None:
-        """Make the examples of a fit unless their file is there; other verbs only name it for their record."""
+        """Make the examples of a fit unless their file is there; other verbs need none."""
         assert self.trainer is not None
-        fitting = self.trainer.state.fn in (None, TrainerFn.FITTING)  # None before Lightning is asked for a fit
-        if not fitting and not self.policy.is_dir():
+        if self.trainer.state.fn not in (None, TrainerFn.FITTING):  # None before Lightning is asked for a fit
             return
         tokenizer = self.tokenizer()
         problems = self.load_problems()
         file = self.made = self.file(problems)
-        if not fitting:
-            return
         if file.exists():
             if read_checked(file) is not None:
                 return
