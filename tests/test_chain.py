@@ -1,122 +1,22 @@
-"""Chains without training: cells and their parts, command lines, what is run again and what is not."""
+"""Chains without training: command lines, what is run again and what is not."""
 
 import json
 import os
 import shlex
 from collections.abc import Callable
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stepneg import __version__
 from stepneg.chains import chain_parser, folder_of, stages_of
 from stepneg.cli import main
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint
-from stepneg.pipeline import OUTPUTS, Cell, Stage, Verb, arguments, cells, dry_run, part_of, pipeline, stage_fingerprint
-
-# --- cells
-
-
-@pytest.mark.parametrize(
-    ("text", "filled"),
-    [
-        ("{root}/sft/last", "runs/x/size-25/seed-3/sft/last"),
-        ("{seed}", "3"),
-        ("{size}", "25"),
-        ("{8*size}", "200"),
-        ("{0*size}", "0"),
-        ("{999999*size}", "24999975"),
-        ("{size}{2*size},{size}-{seed}", "2550,25-3"),
-        ('{"class_path": "A", "init_args": {"size": "{4*size}"}}', '{"class_path": "A", "init_args": {"size": "100"}}'),
-        ("{question}\\n", "{question}\\n"),  # the prompt's own
-        ("{size*8}", "{size*8}"),
-        ("{1.5*size}", "{1.5*size}"),
-        ("{-1*size}", "{-1*size}"),
-        ("{ 8 * size }", "{ 8 * size }"),
-        ("{8*seed}", "{8*seed}"),
-        ("8*size", "8*size"),
-        ("", ""),
-    ],
-)
-def test_a_cell_fills_in_what_it_knows(text: str, filled: str) -> None:
-    assert Cell(Path("runs/x/size-25/seed-3"), 3, 25).fill(text) == filled
-
-
-def test_without_a_size_its_place_stays() -> None:
-    assert Cell(Path("r/seed-0"), 0).fill("{root} {seed} {size} {8*size}") == "r/seed-0 0 {size} {8*size}"
-    assert Cell(Path("r/seed-0"), 0, 0).fill("{size} {8*size}") == "0 0"
-
-
-def test_constants_are_filled_in_too() -> None:
-    cell = Cell(Path("r/seed-3"), 3, 25, {"base": "{root}/init", "problems": 7500, "ks": [1, 2], "lr": 1e-05})
-    assert cell.fill("{base} {problems} {ks} {lr} {other}") == "r/seed-3/init 7500 [1, 2] 1e-05 {other}"
-    assert cell.fill('{"size": "{problems}", "small": "{2*size}"}') == '{"size": "7500", "small": "50"}'
-    assert Cell(Path("r"), 3).fill("{base}") == "{base}"
-
-
-@given(st.integers(0, 10**6 - 1), st.integers(0, 10**5))
-def test_a_multiple_is_a_product(factor: int, size: int) -> None:
-    assert Cell(Path("r"), 0, size).fill(f"a{{{factor}*size}}b") == f"a{factor * size}b"
-
-
-def test_cells_of_a_pipeline_and_of_a_sweep() -> None:
-    assert cells(Path("r"), [0, 7]) == [Cell(Path("r/seed-0"), 0), Cell(Path("r/seed-7"), 7)]
-    assert cells(Path("r"), [0, 7], [25, 50]) == [
-        Cell(Path("r/size-25/seed-0"), 0, 25),
-        Cell(Path("r/size-50/seed-0"), 0, 50),
-        Cell(Path("r/size-25/seed-7"), 7, 25),
-        Cell(Path("r/size-50/seed-7"), 7, 50),
-    ]
-    assert cells(Path("r"), [7], constants={"a": 1}) == [Cell(Path("r/seed-7"), 7, None, {"a": 1})]
-    assert cells(Path("r"), [7], [25], {"a": 1}) == [Cell(Path("r/size-25/seed-7"), 7, 25, {"a": 1})]
-    assert [c.name for c in cells(Path("r"), [7]) + cells(Path("r"), [7], [25])] == ["seed 7", "size 25, seed 7"]
-
-
-@given(seeds=st.integers(0, 5), sizes=st.integers(1, 4), parts=st.integers(1, 30))
-def test_parts_are_disjoint_and_together_everything(seeds: int, sizes: int, parts: int) -> None:
-    every = cells(Path("r"), list(range(seeds)), list(range(sizes)))
-    found = [part_of(every, f"{n}/{parts}") for n in range(1, parts + 1)]
-    together = chain.from_iterable(found)
-    assert sorted(together, key=lambda cell: (cell.seed, cell.size)) == every
-    assert max(map(len, found)) - min(map(len, found)) <= 1
-    assert all(part == [cell for cell in every if cell in part] for part in found)  # in order
-    assert part_of(every, "1/1") == every
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        "",
-        "1",
-        "0/4",
-        "5/4",
-        "1/0",
-        "0/0",
-        "-1/4",
-        "1/-4",
-        "a/b",
-        "1/4/2",
-        "1 / 4",
-        " 1/4",
-        "1/4\n",
-        "1.5/4",
-        "1/4x",
-        "²/4",
-    ],
-)
-def test_no_part_is_one_clear_line(part: str) -> None:
-    with pytest.raises(InputError, match=r"is not one of 1/N, 2/N, \.\.\. N/N") as error:
-        part_of(cells(Path("r"), [0, 1]), part)
-    assert "\n" not in str(error.value)
-    assert repr(part) in str(error.value)
-
+from stepneg.pipeline import OUTPUTS, Cell, Stage, Verb, arguments, cells, dry_run, pipeline, stage_fingerprint
 
 # --- command lines
 
@@ -193,115 +93,6 @@ def test_a_missing_configuration_of_a_stage_is_named(folder: Path) -> None:
     assert "stage sft" in str(error.value)
     assert str(folder / "c.yaml") in str(error.value)
     assert "\n" not in str(error.value)
-
-
-# --- chains from YAML
-
-STAGES = [
-    {"name": "fresh", "config": ["init.yaml"], "verbs": ["init"], "args": {"layers": 1}},
-    {
-        "name": "sft",
-        "config": ["sft.yaml"],
-        "args": {
-            "data.problems": {"class_path": "stepneg.problems.star_graph.StarGraph", "init_args": {"size": "{8*size}"}},
-            "trainer.max_epochs": 2,
-            "data.template": "Question: {question}\nAnswer: # a text",
-            "others": [0.5, True, None, {"a": "b: c"}, -3],
-        },
-        "sizes": [25],
-    },
-    {"name": "look", "config": [], "verbs": ["credit"]},
-    {"name": "mixed", "config": [], "verbs": ["fit", "credit"], "args": {"trainer.max_epochs": 2}},
-    {"name": "base", "config": [], "verbs": ["test"]},
-]
-MORE = {"trainer.max_epochs": 5, "trainer.logger": {"class_path": "L", "init_args": {"name": "{size}"}}}
-
-
-def parsed(tmp_path: Path, *argv: str, **options: Any) -> Any:
-    (tmp_path / "chain").mkdir(exist_ok=True)
-    file = tmp_path / "chain" / "chain.yaml"
-    file.write_text(yaml.safe_dump({"root": "runs/x", "stages": STAGES} | options))
-    return chain_parser("pipeline", "A chain.").parse_args(["--config", str(file), *argv])
-
-
-def test_stages_are_as_the_file_has_them(tmp_path: Path) -> None:
-    config = parsed(tmp_path)
-    assert (config.root, config.seeds) == (Path("runs/x"), [0])
-    assert stages_of(config) == [
-        Stage(**({"args": {}, "verbs": ["fit", "test"], "sizes": None} | stage)) for stage in STAGES
-    ]
-    for kind in (int, float, bool, type(None), str):  # of the very type
-        (text,) = [v for v in (3, 0.5, True, None, "x: {y}") if type(v) is kind]
-        (stage,) = stages_of(parsed(tmp_path, stages=[STAGES[0] | {"args": {"a": text}}]))
-        assert (type(stage.args["a"]), stage.args["a"]) == (kind, text)
-    # A class to be made by the stage's run, not here.
-    assert stages_of(config)[1].args["data.problems"] == STAGES[1]["args"]["data.problems"]
-
-
-def test_args_go_to_every_fit_and_test_and_win(tmp_path: Path) -> None:
-    fresh, sft, look, mixed, base = stages_of(parsed(tmp_path, args=MORE))
-    assert sft.args == STAGES[1]["args"] | MORE
-    assert sft.args["trainer.max_epochs"] == 5
-    assert base.args == MORE
-    assert fresh.args == {"layers": 1}
-    assert look.args == {}
-    assert mixed.args == {"trainer.max_epochs": 2}  # a study among its verbs would not know them
-    assert (sft.name, sft.config, sft.verbs, sft.sizes) == ("sft", ["sft.yaml"], ["fit", "test"], [25])
-
-
-def test_overlays_go_to_every_fit_and_test(tmp_path: Path) -> None:
-    overlays = ["../model/large.yaml", "gpu.yaml"]
-    config = [stage.config for stage in stages_of(parsed(tmp_path, overlays=overlays))]
-    assert config == [["init.yaml"], ["sft.yaml", *overlays], [], [], overlays]  # behind the stage's own: they count
-
-
-def test_constants_of_the_file_reach_the_cells(tmp_path: Path) -> None:
-    config = parsed(tmp_path, constants={"base": "models/base", "ks": [1, 2]})
-    assert config.as_dict()["constants"] == {"base": "models/base", "ks": [1, 2]}
-
-
-def test_options_and_further_files_change_the_chain(tmp_path: Path) -> None:
-    more = tmp_path / "more.yaml"
-    more.write_text(yaml.safe_dump({"seeds": [4], "args": {"trainer.max_steps": 1}}))
-    config = parsed(tmp_path, "--config", str(more), "--root", "elsewhere", "--args", '{"trainer.max_epochs": 9}')
-    assert (config.root, config.seeds) == (Path("elsewhere"), [4])
-    assert folder_of(config) == tmp_path / "chain"  # of the first file
-    assert stages_of(config)[4].args == {"trainer.max_epochs": 9}
-    assert stages_of(parsed(tmp_path, "--config", str(more)))[4].args == {"trainer.max_steps": 1}
-
-
-@pytest.mark.parametrize(
-    ("verb", "name"), [("pipeline", "pipeline"), pytest.param("sweep", "scaling", marks=pytest.mark.slow)]
-)
-def test_a_chain_that_was_printed_is_the_same_from_anywhere(
-    verb: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Though a file beside it has the name of one of its stages'."""
-    overlay = f"--overlays=[{os.path.relpath('configs/trainer/fsdp2.yaml', 'configs/arithmetic')}]"
-    argv = [verb, f"--config={Path('configs/arithmetic').resolve()}/{name}.yaml", overlay]
-    main([*argv, "--dry_run"])
-    said = [os.path.normpath(word) for word in shlex.split(capsys.readouterr().out)]
-    printed = tmp_path / "printed.yaml"
-    for words in (argv, [verb, f"--config=configs/arithmetic/{name}.yaml", overlay]):
-        with pytest.raises(SystemExit) as stop:
-            main([*words, "--print_config"])
-        assert stop.value.code == 0
-        printed.write_text(capsys.readouterr().out)
-        with monkeypatch.context() as elsewhere:
-            elsewhere.chdir(tmp_path)
-            (tmp_path / "sft.yaml").write_text("model: {}\n")
-            main([verb, "--config=printed.yaml", "--only=sft:fit", "--dry_run"])
-            assert str(tmp_path) not in capsys.readouterr().out
-        main([verb, f"--config={printed}", "--dry_run"])
-        assert [os.path.normpath(word) for word in shlex.split(capsys.readouterr().out)] == said
-
-
-@pytest.mark.parametrize("wrong", [{"verbs": ["train"]}, {"sizes": "all"}, {"stages": []}, {"nme": "x"}], ids=str)
-def test_a_stage_that_is_none_does_not_parse(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    import jsonargparse
-
-    with pytest.raises(jsonargparse.ArgumentError):
-        parsed(tmp_path, stages=[{"name": "x", "config": []} | wrong])
 
 
 # --- running a chain
