@@ -249,10 +249,16 @@ def tests_of(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return ended_well(tests) or tests
 
 
+def last_data(kept: Iterable[dict[str, Any]]) -> set[str]:
+    """The files that the last fit which ended well lists as its data, from the run's directory; empty without."""
+    fits = (attempt for attempt in ended_well(kept) if attempt["verb"] == "fit")
+    listed = [attempt["data"] for attempt in fits if isinstance(attempt.get("data"), dict)]
+    return set(listed[-1]) if listed else set()
+
+
 def data_of_last_fit(home: Path) -> set[str]:
     """The files that a run's last fit lists as its data; empty where it has not ended well, or there is no record."""
-    last = [attempt for attempt in attempts(home) if attempt["verb"] == "fit"][-1:]
-    return {file for attempt in ended_well(last) if isinstance(attempt.get("data"), dict) for file in attempt["data"]}
+    return last_data([attempt for attempt in attempts(home) if attempt["verb"] == "fit"][-1:])
 
 
 def begun(root: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from stepneg.bounded_yaml import bounded
 from stepneg.credit.values import first_pit
 from stepneg.errors import InputError
 from stepneg.reading import byte_lines, json_object, number
-from stepneg.record import attempts, config_file, data_of_last_fit, leaves, tests_of
+from stepneg.record import attempts, config_file, last_data, leaves, tests_of
 
 OWN = ("trainer.default_root_dir", "checkpoint.dirpath")  # of each run another
 FACTS = ("problems", "solutions", "correct_solutions", "distinct_solutions", "mixed_problems", "valued_solutions",
@@ -94,7 +94,7 @@ def own_traces(home: Path) -> Path | None:
     """
     found = sorted(home.glob("data/*.traces.jsonl"))
     if len(found) > 1:
-        names = data_of_last_fit(home)
+        names = last_data(attempts(home))
         found = [file for file in found if f"data/{file.name}" in names]
     return found[0] if len(found) == 1 else None
 

@@ -184,6 +184,8 @@ def test_a_report_over_a_copy_is_the_same(tmp_path: Path) -> None:
             if "recorded" not in name:
                 files = {f"data/{data}.jsonl": "", f"data/{data}.traces.jsonl": ""}
                 write_attempt(home, "fit", run.clock + timedelta(minutes=minutes), data=files, exit=code)
+        if "recorded" not in name:  # which makes no data
+            write_attempt(home, "validate", run.clock + timedelta(minutes=40), data={})
     # A test that has failed has left no evaluation.
     write_attempt(root / "seed-0" / "second", "test", run.clock + timedelta(hours=1), exit=1, problems={"a": {}})
     other = copy(root, tmp_path / "other")
