@@ -160,7 +160,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     [
         pytest.param((), 0, 0, marks=pytest.mark.slow),
         pytest.param((), 1, 0, marks=pytest.mark.slow),
-        pytest.param((), 1, signal.SIGKILL, marks=pytest.mark.slow),
+        ((), 1, signal.SIGKILL),
         pytest.param(TORCHRUN, 0, signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param(TORCHRUN, 1, signal.SIGKILL, marks=pytest.mark.slow),
     ],
