@@ -76,7 +76,7 @@ test-slow: setup
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[deepspeed]'
 	$(BIN)/pytest tests/test_deepspeed.py -m slow
 
-# Chains on a real Slurm of two nodes on this machine, which root installs by apt if it is absent: about 20 minutes.
+# Chains on a real Slurm of two nodes on this machine, which root installs by apt if it is absent: about 25 minutes.
 test-slurm: setup
 	$(BIN)/pytest -m slurm
 

@@ -1,5 +1,6 @@
 """What TensorBoard shows besides curves: charts that put runs side by side, and the table of hyper-parameters."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,26 @@ NUMBERS = (
 )  # fmt: skip
 
 
+class Curves(TensorBoardLogger):
+    """Events of a verb in ``RUN/tensorboard``, those of ``validate`` in a folder below.
+
+    TensorBoard drops of a curve what is at or behind the step of a later event, and all verbs but fit log at step 0:
+    they touch no curve of a fit.
+
+    Args:
+        root: the run's directory.
+        verb: fit, validate, test or predict.
+    """
+
+    def __init__(self, root: Path, verb: str) -> None:
+        super().__init__(root, name="tensorboard", version="validate" if verb == "validate" else "")
+        self.verb = verb
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Without ``epoch``, which Lightning adds, where nothing is trained."""
+        super().log_metrics({k: v for k, v in metrics.items() if self.verb == "fit" or k != "epoch"}, step)
+
+
 class Dashboard(L.Callback):
     """Writes the layout of the custom scalars and the hyper-parameters of each run, once, however often it is resumed.
 
@@ -47,11 +68,10 @@ class Dashboard(L.Callback):
         writer = writer_of(trainer)
         if writer is None:
             return
-        earlier = others(writer)
         if trainer.ckpt_path is None:
-            for file in earlier:
+            for file in others(writer, "**/"):
                 file.rename(file.with_name(file.name.replace(".tfevents.", ".earlier.")))
-        elif earlier:
+        elif others(writer):
             start = Event(session_log=SessionLog(status=SessionLog.START))
             writer._get_file_writer().add_event(start, trainer.global_step)
             return
@@ -83,10 +103,10 @@ def writer_of(trainer: L.Trainer) -> SummaryWriter | None:
     return logger.experiment if trainer.is_global_zero and isinstance(logger, TensorBoardLogger) else None
 
 
-def others(writer: SummaryWriter) -> list[Path]:
-    """The event files of the run that other processes wrote."""
+def others(writer: SummaryWriter, below: str = "") -> list[Path]:
+    """The event files of the run that other processes wrote, with ``**/`` those of folders below, too."""
     own = Path(writer._get_file_writer().event_writer._file_name)
-    return [file for file in own.parent.glob("*.tfevents.*") if file.name != own.name]
+    return [file for file in own.parent.glob(f"{below}*.tfevents.*") if file.name != own.name]
 
 
 def begin(writer: SummaryWriter, trainer: L.Trainer, policy: L.LightningModule) -> None:

@@ -18,10 +18,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from stepneg.callbacks.dashboard import Dashboard
+from stepneg.callbacks.dashboard import Curves, Dashboard
 from stepneg.callbacks.evaluation import VLLMEvaluation
 from stepneg.callbacks.export import Export
 from stepneg.callbacks.predictions import Predictions
@@ -147,7 +146,7 @@ class StepnegCLI(LightningCLI):
         for folder in (*Path(checkpoint.dirpath).glob("*.ckpt"), Path(given or "")):
             check_index(folder)
         if self._get(self.config_init, "trainer.logger") is None:
-            kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
+            kwargs["logger"] = Curves(Path(root), self.config.subcommand)
         given = self._get(self.config_init, "trainer.callbacks") or []
         callbacks = list(given) if isinstance(given, list) else [given]
         shown = self._get(self.config_init, "trainer.enable_progress_bar")

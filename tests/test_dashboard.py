@@ -260,3 +260,20 @@ def test_a_fit_that_begins_anew_puts_old_events_aside(tmp_path, config, whole):
     ((settings, _, _),) = hparams_tab(run)
     assert settings["learning_rate"] == 0.5
     assert len(list((run / "tensorboard").glob("events.out.earlier.*"))) == 1
+
+
+def test_other_verbs_leave_the_curves_of_a_fit_alone(tmp_path, config, whole):
+    """TensorBoard drops of a curve what is behind the step of a later event."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for verb in ("validate", "test"):
+        main([verb, config, f"--trainer.default_root_dir={run}", f"--model.path={run / 'last'}"])
+    fitted = events(whole).Tags()["scalars"]
+    assert set(events(run).Tags()["scalars"]) == {*fitted, "test/nll"}
+    assert all(curve(run, tag) == curve(whole, tag) for tag in fitted)
+    validated = EventAccumulator(str(run / "tensorboard" / "validate"))
+    validated.Reload()
+    assert validated.Tags()["scalars"] == ["validation/nll"]
+    assert validated.Scalars("validation/nll")[0].value == pytest.approx(values(whole, "validation/nll")[-1])
+    main(["fit", config, "--trainer.max_epochs=1", f"--trainer.default_root_dir={run}"])
+    assert len(list(run.rglob("*.tfevents.*"))) == 1

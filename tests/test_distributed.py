@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stepneg.data.rows import Row, collate, encode_prompt
@@ -57,17 +58,36 @@ trainer:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("{class_path: stepneg.sharding.FSDP2}", id="fsdp2")])
-def test_two_ranks_fit_on_what_rank_zero_sampled(strategy, tmp_path):
-    config = tmp_path / "fit.yaml"
-    config.write_text(FIT.replace("HOME", str(tmp_path)).replace("STRATEGY", strategy))
-    run = tmp_path / "run"
-    argv = ["fit", "--config", str(config), f"--trainer.default_root_dir={run}"]
+STRATEGIES = ["ddp", pytest.param("{class_path: stepneg.sharding.FSDP2}", id="fsdp2")]
+
+
+def fit(folder: Path, strategy: str, name: str, *more: str) -> Path:
+    """A run directory behind a fit on two ranks; fits of one folder share its samples."""
+    config, run = folder / "fit.yaml", folder / name
+    config.write_text(FIT.replace("HOME", str(folder)).replace("STRATEGY", strategy))
+    argv = ["fit", "--config", str(config), f"--trainer.default_root_dir={run}", *more]
     done = subprocess.run(
-        [sys.executable, "-m", "stepneg", *argv], cwd=ROOT, capture_output=True, text=True, timeout=150
+        [sys.executable, "-m", "stepneg", *argv], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_evaluations_between_epochs_leave_the_weights_alone(strategy, tmp_path):
+    watched = fit(tmp_path, strategy, "watched", "--trainer.max_epochs=3")
+    alone = fit(tmp_path, strategy, "alone", "--trainer.max_epochs=3", "--trainer.limit_val_batches=0")
+    assert [len(list(run.glob("evaluation/validation-step*.json"))) for run in (watched, alone)] == [3, 0]
+    found, wanted = (load_file(run / "last" / "model.safetensors") for run in (watched, alone))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_ranks_fit_on_what_rank_zero_sampled(strategy, tmp_path):
+    run = fit(tmp_path, strategy, "run")
     assert list(run.glob(".fit-data-*")) == []  # what rank 1 waited for is gone
     summary = json.loads((run / "summary.json").read_text())
     events = EventAccumulator(str(run / "tensorboard"))
