@@ -105,6 +105,7 @@ class VLLMEvaluation(L.Callback):
             records.mkdir(parents=True, exist_ok=True)
             export(policy.model, folder, records / "policy", data.template)
             folder = records / "policy"
+        make_room(trainer.strategy.root_device)  # of every rank: the engine may use the GPUs of several
         metrics: dict[str, float] = {}
         failure: Exception | None = None
         # The others wait longer than a collective's time-out.
@@ -126,7 +127,6 @@ class VLLMEvaluation(L.Callback):
         problems = source.load()
         data = trainer.datamodule  # type: ignore[attr-defined]
         tokenizer = load_tokenizer(folder, data.template)
-        make_room(trainer.strategy.root_device)
         result = self.evaluate(folder, tokenizer, problems, data.template)
         drawn: list[tuple[Row, float]] = []
         # A policy that is validated may be there without its reference.

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)  # Slurm's --signal, as Lightning's SLURMEnvironment expects it; preemption
 
@@ -39,9 +40,8 @@ class Preemption(L.Callback):
             os.kill(os.getpid(), number)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Take the first signal before Lightning would."""
-        if stage == "fit":
-            signal.signal(signal.SIGUSR1, self.receive)
+        """Take the first signal before Lightning would, which saves and requeues within any verb."""
+        signal.signal(signal.SIGUSR1, self.receive)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the second as well; Lightning's handler of it communicates with other ranks in the middle of a step."""
@@ -87,9 +87,13 @@ class Preemption(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave the signals as they are by default."""
-        if stage == "fit":
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """What SIGTERM ends outside of training has not succeeded, as Lightning's exit without a code would say."""
+        if isinstance(exception, SIGTERMException):
+            exception.code = 128 + signal.SIGTERM
 
 
 def evaluated(trainer: L.Trainer, done: int, further: range) -> bool:

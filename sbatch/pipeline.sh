@@ -25,14 +25,19 @@ mkdir -p logs
 declare -A ids
 
 submit() { # NAME SCRIPT OPTIONS-OF-SBATCH -- NAMES-THAT-IT-WAITS-FOR -- ARGUMENTS
-    local name=$1 script=$2 options=() after=
+    local name=$1 script=$2 options=() after= id
     shift 2
     while [ "$1" != -- ]; do options+=("$1") && shift; done
     shift
     while [ "$1" != -- ]; do after+=":${ids[$1]}" && shift; done
     shift
-    ids[$name]=$(sbatch --parsable --kill-on-invalid-dep=yes --job-name="${name//[\/:]/.}" "${options[@]}" \
-        ${after:+--dependency=afterok$after} "sbatch/$script.sh" "$@")
+    if ! id=$(sbatch --parsable --kill-on-invalid-dep=yes --job-name="${name//[\/:]/.}" "${options[@]}" \
+        ${after:+--dependency=afterok$after} "sbatch/$script.sh" "$@"); then
+        if [ ${#all[@]} -gt 0 ]; then scancel "${all[@]}"; fi
+        echo "$name: not submitted, for the reason above; what was submitted before it is cancelled" >&2
+        exit 1
+    fi
+    ids[$name]=${id%%;*} # a cluster's name may stand behind it
     all+=("${ids[$name]}")
     echo "${ids[$name]}  $name${after:+  after${after//:/ }}"
 }

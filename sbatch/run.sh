@@ -1,6 +1,7 @@
 # Sourced by the scripts of the stages: run the job's one step, and say what becomes of the job if it does not succeed.
 
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi # srun takes no other word
+export SLURM_EXPORT_ENV=ALL # else a step of a job that was submitted with --export=NONE has not even the job's PATH
 
 # Before its time limit a job gets SIGUSR1. It hands it on to its processes, which store what they have and end, goes back
 # into the queue, and on from there; so it does when it is preempted and has time to end by itself (GraceTime). Another
@@ -14,6 +15,7 @@ run() {
     trap 'told=1; scancel --signal=USR1 "$job"' USR1
     srun --kill-on-bad-exit=1 "$@" &
     while wait $!; status=$?; kill -0 $! 2> /dev/null; do :; done # wait returns for the trap, too
+    if [ -n "$told" ]; then wait $!; status=$?; fi # its own code, if it ended during the trap
     if [ $status -eq 0 ]; then exit 0; fi
     # If the controller is away for a moment, the job runs as far as anybody knows.
     state=$(squeue --noheader --jobs="$job" --format=%T) || state=RUNNING

@@ -103,7 +103,9 @@ def draw(what: Draw, part: str, argv: Sequence[str], gpus: int | None = None) ->
         data = type(given.data).__name__
         raise InputError(f"draw: a {verb} of {data} as given draws {' and '.join(can) or 'nothing'}, no {what}")
     holder: Any = evaluation_of(given.trainer) if what == "evaluation" else given.data.rollouts
-    engine = holder.engine if gpus is None else replace(holder.engine, tensor_parallel_size=gpus)
+    engine = replace(holder.engine, devices=None)  # nothing trains beside it, and the job's GPUs are others
+    if gpus is not None:
+        engine = replace(engine, tensor_parallel_size=gpus)
     return (evaluation if what == "evaluation" else training)(given, what, part, engine)
 
 

@@ -15,6 +15,7 @@ from textwrap import shorten
 from typing import Any, Literal, TypeVar, get_args
 
 from stepneg import __version__
+from stepneg.data.handover import read
 from stepneg.errors import InputError
 from stepneg.fingerprint import fingerprint, fingerprint_datasets, fingerprint_policy, is_source
 from stepneg.links import remove
@@ -383,7 +384,7 @@ def await_lead(home: Path, verb: Verb, mark: str) -> None:
     """
     started = home / f"{verb}.started"
     for _ in range(1200):
-        if started.is_file() and started.read_text() == mark:
+        if read(started) == mark:
             return
         time.sleep(0.5)
     raise TimeoutError(f"{started}: the first process has not written it; is the run directory on a shared disk?")

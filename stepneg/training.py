@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -138,7 +139,7 @@ class StepnegCLI(LightningCLI):
             raise InputError("trainer.default_root_dir is not set; name the run's directory, for example runs/sft")
         job = geometry(os.environ)
         stray = next(Path(root).glob("hpc_ckpt_*.ckpt"), None)
-        if job and stray and self._get(self.config_init, "ckpt_path") is None:
+        if in_job(os.environ) and stray and self._get(self.config_init, "ckpt_path") is None:
             raise InputError(f"{stray}: Lightning would restore it unasked; delete it, or give --ckpt_path")
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = checkpoint.dirpath or str(Path(root) / "checkpoints")
@@ -147,6 +148,10 @@ class StepnegCLI(LightningCLI):
             check_index(folder)
         if self._get(self.config_init, "trainer.logger") is None:
             kwargs["logger"] = Curves(Path(root), self.config.subcommand)
+        if in_job(os.environ) and not job and "TORCHELASTIC_RUN_ID" not in os.environ:
+            # One task that srun has not started: ranks are Lightning's to start, and not the job's.
+            given = self._get(self.config_init, "trainer.plugins") or []
+            kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), LightningEnvironment()]
         given = self._get(self.config_init, "trainer.callbacks") or []
         callbacks = list(given) if isinstance(given, list) else [given]
         shown = self._get(self.config_init, "trainer.enable_progress_bar")
@@ -267,11 +272,30 @@ def endless(trainer: L.Trainer) -> bool:
 
 
 def geometry(environ: Mapping[str, str]) -> dict[str, int]:
-    """The trainer's devices and nodes as srun has started this process, which any others would contradict."""
-    if "SLURM_NTASKS" not in environ or environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+    """The trainer's devices and nodes as srun has started this process, which any others would contradict.
+
+    Raises:
+        InputError: the job has several tasks, and srun has not started this one: it would wait for the others for ever;
+            or it was not told how many a node, which Lightning refuses.
+    """
+    if not in_job(environ) or "TORCHELASTIC_RUN_ID" in environ:
         return {}
-    told = {"devices": "SLURM_NTASKS_PER_NODE", "num_nodes": "SLURM_NNODES"}
-    return {option: int(environ[name]) for option, name in told.items() if name in environ}
+    tasks, nodes = int(environ["SLURM_NTASKS"]), int(environ.get("SLURM_NNODES", 1))
+    if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in environ:
+        raise InputError(f"SLURM_NTASKS is {tasks} without SLURM_NTASKS_PER_NODE; give --ntasks-per-node, not --ntasks")
+    if "SLURM_STEP_ID" in environ:
+        return {"devices": max(tasks // nodes, 1), "num_nodes": nodes}
+    if tasks > 1:
+        raise InputError(
+            f"SLURM_NTASKS is {tasks}, but srun has not started this process; put srun before the command,"
+            " or unset SLURM_NTASKS"
+        )
+    return {}
+
+
+def in_job(environ: Mapping[str, str]) -> bool:
+    """Whether Lightning takes this process for one of a Slurm job's tasks."""
+    return "SLURM_NTASKS" in environ and environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
 
 @contextmanager

@@ -29,6 +29,9 @@ class SignalAtBatch(L.Callback):
             os.kill(os.getpid(), self.number)
         self.seen += 1
 
+    def on_test_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        self.on_train_batch_start(trainer)
+
     def state_dict(self) -> dict[str, int]:
         return {"seen": self.seen}
 

@@ -299,12 +299,12 @@ def test_a_draw_of_nothing_is_one_clear_line(argv: list[str], said: str, capsys:
 def test_gpus_of_a_draw_change_its_engine_and_no_sample(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engines: set[int] = set()
+    engines: set[tuple[int, str | None]] = set()
 
     def generate(
         engine: VLLMEngine, requests: Sequence[Request], decoding: Decoding
     ) -> Iterator[tuple[int, list[Completion]]]:
-        engines.add(engine.tensor_parallel_size)
+        engines.add((engine.tensor_parallel_size, engine.devices))
         for index, request in enumerate(requests):
             yield index, [Completion((request.seed % 90 + 3,), -1.0, "stop")] * request.n
 
@@ -313,11 +313,12 @@ def test_gpus_of_a_draw_change_its_engine_and_no_sample(
     argv = ["draw", what, "--config", "configs/arithmetic/rft.yaml", "--data.policy=assets/arithmetic-base"]
     argv += ["--model.path=assets/arithmetic-base", "--data.problems.init_args.size=3"]
     argv += ["--trainer.callbacks.init_args.test.init_args.size=3"]
+    argv += ["--data.rollouts.engine.devices=7", "--trainer.callbacks.init_args.engine.devices=7"]  # of a fit's job
     for gpus in ("1", "4"):
         store = tmp_path / gpus
         stores = [f"--data.rollouts.store={store}", f"--trainer.callbacks.init_args.store={store}"]
         main([*argv, *stores, f"--tensor_parallel_size={gpus}"])
-    assert engines == {1, 4}
+    assert engines == {(1, None), (4, None)}
     drawn = [sorted(row["token_ids"] for f in (tmp_path / n).glob("*/*.jsonl") for row in rows_of(f)) for n in "14"]
     assert drawn[0] == drawn[1]
     assert [p.name for p in sorted((tmp_path / "1").iterdir())] == [p.name for p in sorted((tmp_path / "4").iterdir())]

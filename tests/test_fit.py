@@ -1,6 +1,7 @@
 """Training through the real command line on a tiny model: what it writes, and that a resumed run is the same run."""
 
 import json
+import os
 import shutil
 import signal
 from collections import Counter
@@ -44,6 +45,9 @@ trainer:
   gradient_clip_val: 1.0
   enable_progress_bar: false
 """
+
+
+STEP = {"SLURM_STEP_ID": "0"}  # of what srun starts
 
 
 @pytest.fixture
@@ -195,14 +199,57 @@ def test_a_fit_killed_before_its_export_exports(tmp_path, config):
     ("environ", "found"),
     [
         ({}, {}),
-        ({"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}, {"devices": 4, "num_nodes": 2}),
-        ({"SLURM_NTASKS": "1", "SLURM_NNODES": "1"}, {"num_nodes": 1}),
-        ({"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "interactive"}, {}),
+        (
+            STEP | {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"},
+            {"devices": 4, "num_nodes": 2},
+        ),
+        (STEP | {"SLURM_NTASKS": "1", "SLURM_NNODES": "1"}, {"devices": 1, "num_nodes": 1}),
+        (STEP | {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "8"}, {"devices": 1, "num_nodes": 1}),  # srun --ntasks 1
+        ({"SLURM_NTASKS": "1", "SLURM_NNODES": "1"}, {}),  # without srun
+        ({"SLURM_NTASKS": "2", "SLURM_NNODES": "2", "TORCHELASTIC_RUN_ID": "1"}, {}),
+        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "interactive"}, {}),
         ({"SLURM_JOB_ID": "7"}, {}),
     ],
 )
 def test_the_trainer_takes_devices_and_nodes_from_the_job(environ, found):
     assert geometry(environ) == found
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}, "put srun before the command, or unset SLURM_NTASKS"),
+        (STEP | {"SLURM_NTASKS": "2"}, "give --ntasks-per-node, not --ntasks"),
+    ],
+)
+def test_tasks_that_would_wait_for_ever_are_refused(environ, said):
+    with pytest.raises(InputError, match=said):
+        geometry(environ)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_test_that_a_job_ends_has_not_succeeded_and_requeues_nothing(number, tmp_path, config, monkeypatch):
+    """Lightning's own handlers save what it would restore into later runs, call scontrol, and end with 0."""
+
+    def receive(self: Preemption, number: int, frame: object = None) -> None:
+        raise SystemExit(128 + number)  # pytest would end, too
+
+    monkeypatch.setattr(Preemption, "receive", receive)
+    task = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1"}
+    for name, value in (STEP | task | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}).items():
+        monkeypatch.setenv(name, value)
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f"#!/bin/sh\ntouch {tmp_path}/requeued\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    told = {"class_path": "tests.stop.SignalAtBatch", "init_args": {"batch": 0, "number": int(number)}}
+    run, callback = tmp_path / "run", f"--trainer.callbacks={json.dumps([told])}"
+    with pytest.raises(SystemExit) as stop:
+        main(["test", config, "--data.batch_size=2", f"--trainer.default_root_dir={run}", callback])
+    assert stop.value.code == 128 + number
+    assert not list(run.glob("hpc_ckpt_*"))
+    assert not (tmp_path / "requeued").exists()
 
 
 def test_no_checkpoint_is_restored_unasked(tmp_path, config, monkeypatch, capsys):

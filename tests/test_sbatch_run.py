@@ -10,10 +10,17 @@ ROOT = Path(__file__).parents[1]
 
 
 def ended(
-    tmp_path: Path, step: str, told: bool = False, tasks: int = 1, log: str = "", squeue: str = "echo RUNNING"
+    tmp_path: Path,
+    step: str,
+    told: bool = False,
+    tasks: int = 1,
+    log: str = "",
+    squeue: str = "echo RUNNING",
+    scancel: str = ":",
 ) -> tuple[int, str, bool]:
     """Exit code of a job, what it said, and whether it went back into the queue."""
-    commands = {"squeue": squeue, "srun": f"shift; {step}", "scancel": ":", "scontrol": f"echo $@ >> {tmp_path}/said"}
+    commands = {"squeue": squeue, "srun": f"shift; {step}", "scancel": scancel}
+    commands["scontrol"] = f"echo $@ >> {tmp_path}/said"
     for name, text in commands.items():
         file = tmp_path / "bin" / name
         file.parent.mkdir(exist_ok=True)
@@ -38,6 +45,17 @@ PUT_BACK = "fit: its time is over; back into the queue\nfit: ended by signal 9; 
 
 def test_a_step_that_succeeds_says_nothing(tmp_path: Path) -> None:
     assert ended(tmp_path, "exit 0") == (0, "", False)
+
+
+def test_a_step_has_the_jobs_environment_whatever_its_submission_left_out(tmp_path: Path) -> None:
+    assert ended(tmp_path, '[ "$SLURM_EXPORT_ENV" = ALL ]') == (0, "", False)
+
+
+@pytest.mark.parametrize(("step", "back"), [("sleep 1; exit 0", False), ("sleep 1; exit 2", True)])
+def test_a_step_that_ends_while_it_is_told_to_keeps_its_exit_code(step: str, back: bool, tmp_path: Path) -> None:
+    code, said, again = ended(tmp_path, step, told=True, scancel="sleep 2")
+    assert (code, again) == (int(step[-1]), back)
+    assert "its time is over" not in said
 
 
 @pytest.mark.parametrize("log", ["", PUT_BACK * 2])

@@ -4,11 +4,13 @@ The working rank keeps a sign on the shared file system and renews it; the other
 done, that it failed and with which message, or that the working rank is gone.
 """
 
+import errno
 import json
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -77,7 +79,8 @@ def lead(work: Callable[[], None], sign: Path, beat: float) -> None:
     def renew() -> None:
         number = 0
         while not done.is_set():
-            show(sign, "working", str(number))
+            with suppress(OSError):  # of a network's moment; the next sign may succeed
+                show(sign, "working", str(number))
             number += 1
             done.wait(beat)
 
@@ -123,8 +126,10 @@ def show(sign: Path, state: str, message: str) -> None:
 
 
 def read(sign: Path) -> str:
-    """What the sign says; empty while there is none."""
+    """What the sign says; empty while there is none, or while NFS has lost the old one and not yet found the new."""
     try:
         return sign.read_text()
-    except FileNotFoundError:
-        return ""
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO):
+            return ""
+        raise

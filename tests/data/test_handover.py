@@ -1,12 +1,15 @@
 """One rank works, the others wait for its sign: until it is done, has failed, or is gone."""
 
+import errno
 import json
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from stepneg.data import handover
 from stepneg.data.handover import ATTEMPT, attempt, once
 from stepneg.errors import InputError
 from stepneg.training import Met, StepnegCLI, cli
@@ -45,6 +48,30 @@ def test_a_long_work_outlasts_the_patience_as_long_as_there_are_signs_of_life(tm
     once(lambda: time.sleep(1.5), tmp_path / "sign.json", 0, beat=0.05)
     thread.join(10)
     assert ended == ["done"]
+
+
+def test_a_file_system_that_fails_for_a_moment_is_no_end(tmp_path, monkeypatch):
+    """The others read on, and a sign of life that could not be written is followed by one that can."""
+    reads, writes = iter([errno.ESTALE, errno.EIO]), iter([errno.EIO] * 3)
+    read_text, show = Path.read_text, handover.show
+
+    def stale(path, *args, **options):
+        if (number := next(reads, None)) is not None:
+            raise OSError(number, os.strerror(number), str(path))
+        return read_text(path, *args, **options)
+
+    def failing(sign, state, message):
+        if state == "working" and (number := next(writes, None)) is not None:
+            raise OSError(number, os.strerror(number), str(sign))
+        show(sign, state, message)
+
+    monkeypatch.setattr(Path, "read_text", stale)
+    monkeypatch.setattr(handover, "show", failing)
+    thread, ended = waiting(tmp_path / "sign.json", patience=1.0)
+    once(lambda: time.sleep(2), tmp_path / "sign.json", 0, beat=0.05)
+    thread.join(10)
+    assert ended == ["done"]
+    assert [next(reads, None), next(writes, None)] == [None, None]
 
 
 @pytest.mark.parametrize(
