@@ -10,6 +10,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from stepneg.links import put_aside
+
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)  # Slurm's --signal, as Lightning's SLURMEnvironment expects it; preemption
 
 
@@ -44,9 +46,14 @@ class Preemption(L.Callback):
         signal.signal(signal.SIGUSR1, self.receive)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the second as well; Lightning's handler of it communicates with other ranks in the middle of a step."""
+        """Take the second as well; Lightning's handler of it communicates with other ranks in the middle of a step.
+
+        A fit that begins anew puts the checkpoint of an earlier one aside, lest it be gone on from.
+        """
         signal.signal(signal.SIGTERM, self.receive)
         self.training = True
+        if trainer.ckpt_path is None and trainer.is_global_zero and (file := last(trainer)) and file.exists():
+            put_aside(file)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """An evaluation may outlast the time that is left."""
@@ -106,11 +113,16 @@ def evaluated(trainer: L.Trainer, done: int, further: range) -> bool:
     return any((done + batch) % every == 0 for batch in further)
 
 
-def save(trainer: L.Trainer) -> None:
-    """Write ``last.ckpt`` where ModelCheckpoint will."""
+def last(trainer: L.Trainer) -> Path | None:
+    """Where ModelCheckpoint writes ``last.ckpt``; None where it writes none."""
     checkpoint = trainer.checkpoint_callback
     if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.dirpath is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return
-    file = Path(checkpoint.dirpath) / f"{checkpoint.CHECKPOINT_NAME_LAST}{checkpoint.FILE_EXTENSION}"
-    checkpoint.last_model_path = str(file)  # which it then overwrites, and makes no last-v1
-    trainer.save_checkpoint(file)
+        return None
+    return Path(checkpoint.dirpath) / f"{checkpoint.CHECKPOINT_NAME_LAST}{checkpoint.FILE_EXTENSION}"
+
+
+def save(trainer: L.Trainer) -> None:
+    """Write ``last.ckpt`` where ModelCheckpoint will."""
+    if (file := last(trainer)) is not None:
+        trainer.checkpoint_callback.last_model_path = str(file)  # type: ignore[union-attr]  # no last-v1 beside it
+        trainer.save_checkpoint(file)

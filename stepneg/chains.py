@@ -1,7 +1,7 @@
 """The verbs that run several runs: pipeline, sweep and estimate, and the options that they share."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -44,7 +44,7 @@ def pipeline_verb(run: Callable[..., None], argv: list[str]) -> None:
         pipeline(each, folder_of(config), stages, repeat, config.only, config.part, config.tensor_parallel_size)
         ended()
         if config.only is None:
-            write_tables(config)
+            write_tables(config, tested_stages(stages))
     if config.only is None:
         print_places(config.root)
 
@@ -78,7 +78,7 @@ def sweep_verb(run: Callable[..., None], argv: list[str]) -> None:
     if len(chosen) == len(every):
         from stepneg.analysis.scaling import scaling
 
-        print(scaling(config.root, config.baseline))
+        print(scaling(config.root, config.baseline, tested_stages(stages), config.sizes))
         print_places(config.root)
     else:
         print(f"part {config.part} is done; once all are, the same command without --part writes the tables")
@@ -144,7 +144,12 @@ def told(config: jsonargparse.Namespace, repeat: list["Cell"]) -> str | None:
     return None
 
 
-def write_tables(config: jsonargparse.Namespace) -> None:
+def tested_stages(stages: Sequence["Stage"]) -> list[str]:
+    """The names of the stages that a chain tests."""
+    return [stage.name for stage in stages if "test" in stage.verbs]
+
+
+def write_tables(config: jsonargparse.Namespace, tested: Sequence[str]) -> None:
     """Report, study and the tables of study commands of a finished chain, as far as it has them."""
     from stepneg.analysis.report import brief, report  # imports of seconds, which --help shall not wait for
     from stepneg.analysis.study import over_seeds, study
@@ -154,7 +159,7 @@ def write_tables(config: jsonargparse.Namespace) -> None:
         print(brief(report(config.root, config.order)))
         print(f"\nthe whole page: {config.root / 'report.md'}")
     if config.baseline is not None:
-        print(study(config.root, config.baseline))
+        print(study(config.root, config.baseline, tested))
     tables = {
         "credit": credit.table,
         "spurious": spurious.table,

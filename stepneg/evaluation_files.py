@@ -8,6 +8,7 @@ from typing import Any
 
 from stepneg.errors import InputError
 from stepneg.reading import json_object
+from stepneg.sampling.store import exported
 from stepneg.whole import write_whole
 
 
@@ -22,6 +23,16 @@ def write_evaluation(file: Path, values: dict[str, Any], rows: Iterable[dict[str
     problems = "".join(json.dumps(row) + "\n" for row in rows)
     write_whole(file.with_suffix(".jsonl"), problems)
     write_whole(file, json.dumps(values | {"sha256": checksum(values, problems)}, indent=1) + "\n")
+
+
+def of_own_policy(home: Path) -> bool:
+    """Whether a run's test was of a policy that its last fit exported; True as well where nothing tells."""
+    try:
+        tested = json.loads((home / "evaluation" / "test.json").read_bytes())["settings"]["policy_fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return True
+    own = {exported(home / name) for name in ("last", "best")} - {None}
+    return not own or tested in own
 
 
 def read_evaluation(file: Path) -> dict[str, Any]:

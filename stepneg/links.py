@@ -14,6 +14,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def put_aside(checkpoint: Path) -> None:
+    """Rename the checkpoint of a fit behind which another begins anew, so that ``--ckpt_path last`` passes over it."""
+    aside = checkpoint.with_stem("earlier")
+    remove(aside)
+    checkpoint.rename(aside)
+
+
 def place_of(output: Path) -> Path:
     """Where a file that a user names for output is: behind links, which stay.
 

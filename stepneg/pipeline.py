@@ -17,11 +17,13 @@ from typing import Any, Literal, TypeVar, get_args
 from stepneg import __version__
 from stepneg.data.handover import read
 from stepneg.errors import InputError
+from stepneg.evaluation_files import of_own_policy
 from stepneg.fingerprint import fingerprint, fingerprint_datasets, fingerprint_policy, is_source
-from stepneg.links import remove
+from stepneg.links import put_aside, remove
 from stepneg.lock import held
 from stepneg.progress import duration
 from stepneg.record import with_constants
+from stepneg.sampling.store import exported
 from stepneg.whole import write_whole
 
 T = TypeVar("T")
@@ -313,6 +315,8 @@ def pipeline(
             seconds = time.monotonic() - begun
             if leads():
                 facts = {"fingerprint": planned.mark, "argv": planned.argv, "seconds": seconds}
+                if verb == "fit":
+                    facts["policy"] = exported(cell.home / stage.name / "last")
                 write_whole(planned.record, json.dumps(facts, indent=1))
         took.setdefault(kind, []).append(seconds)
         if kind in left:
@@ -329,8 +333,12 @@ class Planned:
     output: Path
 
     def done(self) -> bool:
-        """Whether it has run."""
-        return is_done(self.record, self.mark, self.output)
+        """Whether it has run, and what it left is there and its own."""
+        if not is_done(self.record, self.mark, self.output):
+            return False
+        said = json.loads(self.record.read_bytes()).get("policy")
+        own = said is None or said == exported(self.record.parent / "last")
+        return own and (self.record.name != "test.json" or of_own_policy(self.record.parent))
 
     def took(self) -> list[float]:
         """The seconds of a run that is done, if they were recorded."""
@@ -393,7 +401,7 @@ def await_lead(home: Path, verb: Verb, mark: str) -> None:
 def forget_other(home: Path, verb: Verb, mark: str) -> None:
     """Remove what an earlier run of the chain left in the way: checkpoints of a fit with other settings, so that only
     its own are resumed, and the policy of an init, which does not overwrite one. A policy that was there before the
-    chain is not the chain's to remove.
+    chain is not the chain's to remove, nor is a checkpoint, which is put aside.
     """
     home.mkdir(parents=True, exist_ok=True)
     started = home / f"{verb}.started"
@@ -401,7 +409,10 @@ def forget_other(home: Path, verb: Verb, mark: str) -> None:
         remove(home / "last")
     elif verb == "init" and (home / "last").exists():
         return
-    elif verb == "fit" and started.is_file() and started.read_text() != mark:
+    elif verb == "fit" and not started.is_file():
+        for old in home.glob("checkpoints/last*.ckpt"):  # of a fit by hand
+            put_aside(old)
+    elif verb == "fit" and started.read_text() != mark:
         for pattern in ("*.ckpt", ".*.ckpt.partial", ".*.ckpt.old"):  # of several ranks they are folders
             for old in home.glob(f"checkpoints/{pattern}"):
                 remove(old)

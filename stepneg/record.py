@@ -272,8 +272,9 @@ def of_all(attempt: Mapping[str, Any]) -> bool:
 
 
 def last_of_verbs(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last attempt of each verb, in the order of their first."""
-    return list({attempt["verb"]: attempt for attempt in kept}.values())
+    """The last attempt of each verb, a fit before what uses its policy."""
+    last = {attempt["verb"]: attempt for attempt in kept}
+    return sorted(last.values(), key=lambda attempt: attempt["verb"] != "fit")
 
 
 def chain(verb: str, argv: Sequence[str], settings: Mapping[str, Any], folder: Path, home: Path) -> dict[str, Any]:

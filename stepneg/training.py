@@ -73,7 +73,10 @@ class RunConfig(SaveConfigCallback):
         """Called once, on rank zero."""
         root = Path(trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_none=False)
+        config = self.config.clone()
+        if config.get("ckpt_path") == "last":  # of this run, whatever policy the file may be used with
+            config["ckpt_path"] = None
+        text = self.parser.dump(config, skip_none=False)
         write_whole(root / ("config.yaml" if stage == "fit" else f"config-{TrainerFn(stage).value}.yaml"), text)
 
 
@@ -171,12 +174,14 @@ class StepnegCLI(LightningCLI):
         """Run a verb under a record in ``RUN/attempts``, which the first rank keeps."""
         self.check_task(subcommand)
         if self.trainer.global_rank:
-            return super()._run_subcommand(subcommand)
+            with interruptible():
+                return super()._run_subcommand(subcommand)
         home = Path(self.trainer.default_root_dir)
         settings = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_none=False))
         with recorded(home, start(subcommand, self.argv, settings, home) | devices()) as add:
             add({"problems": loaded(self.sources(subcommand))})
-            super()._run_subcommand(subcommand)
+            with interruptible():
+                super()._run_subcommand(subcommand)
             # Beside it, data of other settings may lie.
             own = sorted(home.glob("data/*"))
             if isinstance(self.datamodule, Prepared):
@@ -296,6 +301,17 @@ def geometry(environ: Mapping[str, str]) -> dict[str, int]:
 def in_job(environ: Mapping[str, str]) -> bool:
     """Whether Lightning takes this process for one of a Slurm job's tasks."""
     return "SLURM_NTASKS" in environ and environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends a verb as such, and not as Lightning ends it, like any error."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
 
 
 @contextmanager

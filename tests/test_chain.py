@@ -15,7 +15,7 @@ from stepneg import __version__
 from stepneg.chains import chain_parser, folder_of, stages_of
 from stepneg.cli import main
 from stepneg.errors import InputError
-from stepneg.fingerprint import fingerprint
+from stepneg.fingerprint import fingerprint, fingerprint_policy
 from stepneg.pipeline import OUTPUTS, Cell, Stage, Verb, arguments, cells, dry_run, pipeline, stage_fingerprint
 
 # --- command lines
@@ -286,6 +286,48 @@ def test_only_checkpoints_of_the_same_settings_are_gone_on_from(
 
     assert [start(1), start(1), start(2), start(2), start(1)] == [False, True, False, True, False]
     assert not (folder / "run/seed-0/sft/fit.json").exists()
+
+
+def test_what_was_fitted_or_tested_by_hand_since_is_not_the_chains(folder: Path, runner: Runner) -> None:
+    repeat, home = cells(folder / "run", [0]), folder / "run/seed-0/sft"
+
+    def export(policy: str) -> str:
+        last = home / "last"
+        (last / "stepneg.json").unlink(missing_ok=True)
+        (last / "config.json").write_text(json.dumps(policy))
+        mark = fingerprint_policy(last)
+        (last / "stepneg.json").write_text(json.dumps({"fingerprint": mark}))
+        return mark
+
+    def run(argv: list[str]) -> None:
+        runner(argv)
+        if argv[0] == "fit":
+            export("own")
+        if argv[0] == "test":
+            settings = {"policy_fingerprint": fingerprint_policy(home / "last")}
+            (home / "evaluation/test.json").write_text(json.dumps({"settings": settings}))
+
+    def again() -> list[str]:
+        runner.ran.clear()
+        pipeline(run, folder, CHAIN, repeat)
+        return [argv[0] for argv in runner.ran]
+
+    assert [again(), again()] == [["fit", "test", "credit"], []]
+    (home / "evaluation/test.json").write_text('{"settings": {"policy_fingerprint": "base"}}')
+    assert [again(), again()] == [["test"], []]
+    export("another")
+    assert [again(), again()] == [["fit"], []]
+
+
+@pytest.mark.parametrize("make", [Path.touch, partial(Path.mkdir, exist_ok=True)], ids=["file", "parts of ranks"])
+def test_the_checkpoint_of_a_fit_by_hand_is_put_aside(
+    folder: Path, runner: Runner, make: Callable[[Path], None]
+) -> None:
+    checkpoints = folder / "run/seed-0/sft/checkpoints"
+    checkpoints.mkdir(parents=True)
+    make(checkpoints / "last.ckpt")
+    pipeline(runner, folder, CHAIN, cells(folder / "run", [0]))
+    assert [file.name for file in checkpoints.iterdir()] == ["earlier.ckpt"]
 
 
 def test_an_interrupted_chain_goes_on_where_it_was(folder: Path, runner: Runner) -> None:

@@ -137,14 +137,18 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_fit_that_breaks_off_goes_on_behind_its_last_epoch(tmp_path, config, interruptible):
+def test_a_fit_that_breaks_off_goes_on_behind_its_last_epoch(tmp_path, config, interruptible, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     few = ["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=3"]
     main(["fit", config, *few, f"--trainer.default_root_dir={whole}"])
     told = {"class_path": "tests.stop.SignalAtBatch", "init_args": {"batch": 13, "number": int(signal.SIGINT)}}
     command = ["fit", config, *few, f"--trainer.default_root_dir={parts}", "--ckpt_path=last"]
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stop:
         main([*command, f"--trainer.callbacks+={json.dumps(told)}"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("stepneg: interrupted; the same command takes up")
+    (record,) = (parts / "attempts").iterdir()
+    assert json.loads(record.read_text())["exit"] == 130
     assert torch.load(parts / "checkpoints" / "last.ckpt", weights_only=False)["epoch"] == 1
     main(command)
     first, second = (load_file(run / "last" / "model.safetensors") for run in (whole, parts))
@@ -355,6 +359,23 @@ def test_the_log_of_a_fit_holds_what_concerns_it(tmp_path, config, caplog):
     assert "`Trainer.fit` stopped" in caplog.text
     for unasked in ("Tip", "TPU", "weights_only"):
         assert unasked not in caplog.text
+
+
+def test_a_fit_that_begins_anew_is_not_gone_on_with_from_an_earlier_one(tmp_path, config, interruptible):
+    """Broken off before its first checkpoint it has none."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    command = ["fit", config, "--trainer.max_epochs=1", f"--trainer.default_root_dir={run}"]
+    main(command)
+    new = [*command, "--model.optimizer.init_args.lr=0.03"]
+    told = {"class_path": "tests.stop.SignalAtBatch", "init_args": {"batch": 2, "number": int(signal.SIGINT)}}
+    with pytest.raises(SystemExit):
+        main([*new, f"--trainer.callbacks+={json.dumps(told)}"])
+    assert [file.name for file in (run / "checkpoints").iterdir()] == ["earlier.ckpt"]
+    main([*new, "--ckpt_path=last"])
+    main([*new, f"--trainer.default_root_dir={other}"])
+    first, second = (load_file(home / "last" / "model.safetensors") for home in (run, other))
+    assert all((first[name] == second[name]).all() for name in first)
+    assert "\nckpt_path: null\n" in (run / "config.yaml").read_text()
 
 
 EVALUATION = """

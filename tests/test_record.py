@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from stepneg.record import attempts, chain, content, inputs, recorded, start
+from stepneg.record import attempts, chain, content, inputs, last_of_verbs, recorded, start
 
 
 def test_attempts_stay_in_order_whatever_the_clock_does(tmp_path: Path, monkeypatch) -> None:
@@ -27,6 +27,11 @@ def test_a_file_that_is_no_record_is_passed_over(tmp_path: Path) -> None:
     for number, text in enumerate(("[" * 100_000, "[]", "{}", '{"verb": "fit"}', "\0", "")):
         (tmp_path / "attempts" / f"{number}.json").write_text(text)
     assert attempts(tmp_path) == []
+
+
+def test_a_fit_is_repeated_before_what_uses_its_policy() -> None:
+    kept = [{"verb": verb, "number": n} for n, verb in enumerate(["test", "fit", "validate", "fit", "test"])]
+    assert [a["number"] for a in last_of_verbs(kept)] == [3, 4, 2]
 
 
 def test_a_killed_attempt_is_kept(tmp_path: Path) -> None:

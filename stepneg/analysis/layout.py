@@ -27,8 +27,34 @@ def natural(home: Path) -> list[str]:
 
 
 def tested_homes(root: Path) -> list[Path]:
-    """The run directories below ``root`` that hold an evaluation on test problems."""
-    return sorted({file.parent.parent for file in root.glob("**/evaluation/test.json")}, key=natural)
+    """The run directories below ``root`` that hold an evaluation on test problems.
+
+    What ``stepneg rerun`` made below it is no further run.
+    """
+    homes = {file.parent.parent for file in root.glob("**/evaluation/test.json")}
+    above = {home: [home, *home.parents] for home in homes}
+    kept = (home for home in homes if not any(map(is_repetition, above[home][: above[home].index(root)])))
+    return sorted(kept, key=natural)
+
+
+def is_repetition(folder: Path) -> bool:
+    """Whether a directory is one that ``stepneg rerun`` made."""
+    return any(folder.glob("*-again.yaml")) or (folder / "again" / "chain.yaml").is_file()
+
+
+def gaps(runs: Iterable[tuple[str, str]]) -> str:
+    """A paragraph that names the seeds which not all runs have, and which therefore do not count; empty without any.
+
+    Args:
+        runs: name and seed of each.
+    """
+    by_seed: dict[str, set[str]] = {}
+    for name, seed in runs:
+        by_seed.setdefault(seed, set()).add(name)
+    every = set[str]().union(*by_seed.values())
+    missing = {seed: every - found for seed, found in sorted(by_seed.items()) if found != every}
+    told = [f"{seed} (without {markdown(', '.join(sorted(names)))})" for seed, names in missing.items()]
+    return f"\n\nSeeds left out, for not every run was tested with them: {', '.join(told)}." if told else ""
 
 
 def group_of(home: Path, root: Path) -> tuple[str, ...]:
@@ -48,3 +74,9 @@ def left_out(homes: Iterable[Path], root: Path, where: str) -> str:
     folders = [home if home.parent == root else home.parent for home in homes]
     names = dict.fromkeys(markdown(str(folder.relative_to(root))) for folder in folders)
     return f"\n\nLeft out, for they are not in a folder {where}: {', '.join(names)}." if names else ""
+
+
+def not_of_chain(names: Iterable[str]) -> str:
+    """A paragraph that names runs of a chain as it was earlier; empty without any."""
+    told = ", ".join(dict.fromkeys(map(markdown, names)))
+    return f"\n\nLeft out, for they are not in the chain as it is: {told}." if told else ""

@@ -91,7 +91,7 @@ def read_evaluated(place: Path) -> dict[str, Graded]:
     Raises:
         InputError: there is none, a row is malformed, or a problem has two.
     """
-    files = [place, place / "evaluation.jsonl", place / "evaluation" / "test.jsonl"]
+    files = [place, place / "evaluation" / "test.jsonl", place / "evaluation.jsonl"]
     file = next((f for f in files if f.is_file()), None)
     if file is None:
         raise InputError(f"{place}: no evaluation; give a run that `stepneg test` has tested, or evaluation.jsonl")

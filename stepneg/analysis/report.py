@@ -1,5 +1,6 @@
 """``stepneg report``: tables, plots and a page over all runs below directories."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from itertools import cycle, pairwise
@@ -28,7 +29,7 @@ from stepneg.analysis.sections import (
 )  # fmt: skip
 from stepneg.errors import InputError
 from stepneg.escaping import visible
-from stepneg.evaluation_files import read_evaluation
+from stepneg.evaluation_files import of_own_policy, read_evaluation
 from stepneg.links import unlinked
 from stepneg.reading import json_object, number
 from stepneg.whole import write_whole
@@ -50,11 +51,13 @@ def read_run(home: Path) -> dict[str, float | str]:
     if (shown := visible(str(home))) != str(home):
         raise InputError(f"{shown}: the name hides something or is no UTF-8; rename the directory")
     metrics = read_evaluation(file)
+    if not of_own_policy(home):
+        raise InputError(f"{home}: was tested with another policy than its own last/, or trained again since; {mend}")
     summary = json_object(summary_file, mend) if summary_file.is_file() else {}
     both = summary | metrics
     row: dict[str, float | str] = {name: number(both, name, file, mend, 0) for name in (*COLUMNS[2:], *COSTS)}
-    row["method"] = home.name
-    row["seed"] = seed_of(home.parent.name)
+    *_, seed, row["method"] = ("", *Path(os.path.abspath(home)).parts)  # "." has no name
+    row["seed"] = seed_of(seed)
     row["problems"] = number(summary, "problems", summary_file, mend, 0)
     row["test_problems"] = number(metrics, "problems", file, mend)
     row["home"] = str(home)
@@ -74,6 +77,7 @@ def tested_runs(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[Path, InputEr
     Raises:
         InputError: none can be read.
     """
+    roots = [root for place, root in enumerate(roots) if root.resolve() not in {r.resolve() for r in roots[:place]}]
     rows, damaged = [], {}
     names = {root: root.name if len({r.name for r in roots}) == len(roots) else str(root) for root in roots}
     for root in roots:
@@ -185,7 +189,7 @@ def log_to_tensorboard(frame: pd.DataFrame, root: Path) -> None:
 
 def runs_left_out(roots: Sequence[Path], damaged: dict[Path, InputError]) -> str:
     """A line for each run that is damaged or not finished."""
-    lines = [f"- damaged, not wholly in the tables: {escaping.markdown(str(error))}" for error in damaged.values()]
+    lines = [f"- not wholly in the tables: {escaping.markdown(str(error))}" for error in damaged.values()]
     for root in roots:
         lines += [f"- {escaping.markdown(str(home))}: {state}" for home, state in run_facts.unfinished(root)]
     return "## Runs that are not finished\n\n" + "\n".join(lines) if lines else ""

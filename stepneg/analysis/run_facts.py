@@ -29,8 +29,8 @@ def unfinished(root: Path) -> Iterator[tuple[Path, str]]:
             continue
         if (home / "last" / "config.json").exists():
             yield home, "trained, not tested; run `stepneg test`"
-        elif any(home.glob("checkpoints/*.ckpt")):
-            yield home, "interrupted in training; run its `stepneg fit` again, which goes on from its checkpoint"
+        elif any(home.glob("checkpoints/last*.ckpt")):
+            yield home, "interrupted in training; run its `stepneg fit` again, with --ckpt_path last to go on"
         else:
             yield home, "begun, not trained; run its `stepneg fit` again"
 
@@ -49,8 +49,14 @@ def settings(home: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
     flat = {place.replace(".init_args", ""): value for place, value in leaves(given) if value is not None}
-    above = str(Path(str(flat.get("trainer.default_root_dir", home))).parent)
-    return {place: str(value).replace(above, "ROOT") for place, value in flat.items() if place not in OWN}
+    above = Path(str(flat.get("trainer.default_root_dir", home))).parent
+
+    def shown(value: Any) -> str:
+        if not isinstance(value, str) or above == Path() or not Path(value).is_relative_to(above):
+            return str(value)
+        return str("ROOT" / Path(value).relative_to(above))
+
+    return {place: shown(value) for place, value in flat.items() if place not in OWN}
 
 
 def differing(of: Mapping[str, Sequence[Mapping[str, str]]]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
@@ -134,7 +140,8 @@ def provenance(home: Path) -> dict[str, str]:
     record = home / "fit.json"
     if record.is_file():
         found["settings"] = str(json_object(record, "run the chain again").get("fingerprint", ""))
-    if data := sorted(file.stem for file in home.glob("data/*.json")):
+    listed = last_data(attempts(home))
+    if data := sorted(f.stem for f in home.glob("data/*.json") if not listed or f"data/{f.name}" in listed):
         found["data"] = ", ".join(data)
     kept = tests_of(attempts(home))
     problems = kept[-1].get("problems") if kept else None

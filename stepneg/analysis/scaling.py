@@ -4,6 +4,7 @@ The paper (sections 1 and 5) measures efficiency in teacher problems: fit err = 
 at which SFT would have a method's error, and divide by the D that the method had.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
-from stepneg.analysis.layout import left_out, seed_of, size_of, tested_homes
+from stepneg.analysis.layout import gaps, left_out, not_of_chain, seed_of, size_of, tested_homes
 from stepneg.analysis.paired import OTHERS, Graded, column, other_problem, read_evaluated
 from stepneg.analysis.report import read_run
 from stepneg.analysis.resampling import resampled_means
@@ -51,13 +52,30 @@ def cell_of(home: Path, root: Path) -> tuple[int, str] | None:
     return None
 
 
-def read_sweep(root: Path) -> Measured:
+def cells_of(
+    root: Path, methods: Sequence[str] | None = None, sizes: Sequence[int] | None = None
+) -> dict[Path, tuple[int, str]]:
+    """Size and seed of each tested run of the sweep, with the methods and sizes that are given."""
+    cells = {home: cell for home in tested_homes(root) if (cell := cell_of(home, root)) is not None}
+    return {
+        home: (size, seed)
+        for home, (size, seed) in cells.items()
+        if (methods is None or home.name in methods) and (sizes is None or size in sizes)
+    }
+
+
+def read_sweep(root: Path, methods: Sequence[str] | None = None, sizes: Sequence[int] | None = None) -> Measured:
     """The evaluated runs in ``root/size-N/seed-M/METHOD``; of each (method, size), the seeds that all of them have.
+
+    Args:
+        root: a sweep's run directory.
+        methods: those of the sweep; None for all that are there.
+        sizes: likewise.
 
     Raises:
         InputError: there is none, or they were not evaluated on the same problems.
     """
-    cells = {home: cell for home in tested_homes(root) if (cell := cell_of(home, root)) is not None}
+    cells = cells_of(root, methods, sizes)
     if not cells:
         raise InputError(f"{root}: no cell of a sweep below it has been tested; run `stepneg sweep` first")
     found: dict[tuple[str, int], dict[str, dict[str, Graded]]] = {}
@@ -241,21 +259,29 @@ def plot(table: pd.DataFrame, baseline: str) -> Figure:
     return figure
 
 
-def scaling(root: Path, baseline: str = "sft") -> str:
+def scaling(
+    root: Path, baseline: str = "sft", methods: Sequence[str] | None = None, sizes: Sequence[int] | None = None
+) -> str:
     """Write scaling.md, scaling.csv and scaling.png into ``root``.
 
     Args:
         root: a sweep's run directory.
         baseline: the method whose curve is fitted.
+        methods: those of the sweep; None for all that are there.
+        sizes: likewise.
 
     Returns:
         The Markdown text.
     """
-    measured = read_sweep(root)
+    measured = read_sweep(root, methods, sizes)
     table = efficiency_table(measured, baseline)
     write_whole(root / "scaling.csv", table.to_csv(index=False))
     elsewhere = [home for home in tested_homes(root) if cell_of(home, root) is None]
-    text = markdown(table, baseline) + left_out(elsewhere, root, "size-N/seed-M of the sweep")
+    every, counted = cells_of(root), cells_of(root, methods, sizes)
+    text = markdown(table, baseline)
+    text += gaps((f"{home.name} at size {size}", seed) for home, (size, seed) in counted.items())
+    text += not_of_chain(f"{home.name} at size {size}" for home, (size, _) in every.items() if home not in counted)
+    text += left_out(elsewhere, root, "size-N/seed-M of the sweep")
     write_whole(root / "scaling.md", text + "\n")
     plot(table, baseline).savefig(unlinked(root / "scaling.png"), dpi=130)
     return text

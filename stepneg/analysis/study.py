@@ -1,6 +1,7 @@
 """A study's table: means over seeds of each run of a chain, held against one of them, and a plot."""
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stepneg.analysis.layout import group_of, left_out, seed_of, tested_homes
+from stepneg.analysis.layout import gaps, group_of, left_out, not_of_chain, seed_of, tested_homes
 from stepneg.analysis.paired import OTHERS, Graded, column, other_problem, read_evaluated
 from stepneg.analysis.report import tested_runs
 from stepneg.analysis.resampling import resampled_means
@@ -25,15 +26,16 @@ RESAMPLES = 2000
 WHERE = "seed-N of the chain"
 
 
-def counts(home: Path, root: Path) -> bool:
-    """Whether a run is one of the study's: in ``root/seed-N``."""
-    return not group_of(home, root) and bool(seed_of(home.parent.name))
+def counts(home: Path, root: Path, methods: Sequence[str] | None = None) -> bool:
+    """Whether a run is one of the study's: in ``root/seed-N``, and of the methods if they are given."""
+    named = methods is None or home.name in methods
+    return named and not group_of(home, root) and bool(seed_of(home.parent.name))
 
 
-def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
+def read_study(root: Path, baseline: str, methods: Sequence[str] | None = None, seed: int = 0) -> pd.DataFrame:
     """A row for each run of the chain: means over seeds, the difference to the baseline's, both with 95 % intervals.
 
-    Its runs are those in ``root/seed-N``; others below the root are left out.
+    Its runs are those in ``root/seed-N``, if ``methods`` are given those of them; others below the root are left out.
 
     Columns: method, seeds, accuracy with its ``_low`` and ``_high``, difference, difference_low, difference_high
     (accuracy, same seeds and problems), pass@k for each k that runs were tested with (nan unless all seeds were), and
@@ -45,12 +47,12 @@ def read_study(root: Path, baseline: str, seed: int = 0) -> pd.DataFrame:
     """
     runs, damaged = tested_runs([root])
     for home, error in damaged.items():
-        if counts(home, root):
+        if counts(home, root, methods):
             raise error
-    runs = runs[[counts(Path(home), root) for home in runs["home"]]]
+    runs = runs[[counts(Path(home), root, methods) for home in runs["home"]]]
     if runs.empty:
         raise InputError(f"{root}: no tested run is in a folder {WHERE}; name the root of a chain")
-    methods = list(dict.fromkeys(runs["method"]))
+    methods = list(dict.fromkeys(map(str, runs["method"])))
     if baseline not in methods:
         raise InputError(f"{root}: no tested run is called {baseline}; --baseline is one of {', '.join(methods)}")
     by_seed = {
@@ -177,20 +179,25 @@ def over_seeds(root: Path, verb: str) -> pd.DataFrame | None:
     return frame
 
 
-def study(root: Path, baseline: str) -> str:
+def study(root: Path, baseline: str, methods: Sequence[str] | None = None) -> str:
     """Write study.md, study.csv and study.png into ``root``.
 
     Args:
         root: a chain's run directory.
         baseline: the run that the others are held against.
+        methods: those of the chain; None for all that are there.
 
     Returns:
         The Markdown text.
     """
-    frame = read_study(root, baseline)
+    frame = read_study(root, baseline, methods)
     write_whole(root / "study.csv", frame.to_csv(index=False))
     plot(frame, baseline).savefig(unlinked(root / "study.png"), dpi=130)
-    elsewhere = [home for home in tested_homes(root) if not counts(home, root)]
-    text = table(frame, baseline) + left_out(elsewhere, root, WHERE)
+    homes = tested_homes(root)
+    of = [home for home in homes if counts(home, root, methods)]
+    earlier = [home for home in homes if counts(home, root) and home not in of]
+    text = table(frame, baseline) + gaps((home.name, seed_of(home.parent.name)) for home in of)
+    text += not_of_chain(home.name for home in earlier)
+    text += left_out([home for home in homes if not counts(home, root)], root, WHERE)
     write_whole(root / "study.md", text + "\n")
     return text

@@ -39,6 +39,15 @@ def fingerprint_policy(folder: Path) -> str:
     return found
 
 
+def exported(policy: Path) -> str | None:
+    """The fingerprint that an exported policy says of itself; None if it says none."""
+    try:
+        said = json.loads((policy / RECORD).read_bytes())["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return said if isinstance(said, str) else None
+
+
 def fingerprint_files(files: Iterable[Path]) -> str:
     """sha256 over names and contents of files; hashed once while they stay as they are."""
     # The inode and the time of its change, which no program can set, tell files apart whose clock was set back.

@@ -154,3 +154,11 @@ def test_two_rows_of_a_problem_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"5\.jsonl, line 3: problem_id 'p0' stands in an earlier row, too; ") as said:
         read_evaluated(file)
     assert "\n" not in str(said.value)
+
+
+def test_the_evaluation_of_a_run_is_that_of_its_test(tmp_path: Path) -> None:
+    sampled(tmp_path / "evaluation.jsonl", [1], 2)  # by `stepneg evaluate --output RUN`
+    assert len(read_evaluated(tmp_path)) == 1
+    (tmp_path / "evaluation").mkdir()
+    sampled(tmp_path / "evaluation" / "test.jsonl", [1, 0], 2)
+    assert len(read_evaluated(tmp_path)) == 2

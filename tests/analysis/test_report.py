@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from stepneg.analysis.curves import MOST_POINTS, read_curves, thinned
 from stepneg.analysis.page import Table, latex
 from stepneg.analysis.report import brief, report
-from stepneg.analysis.run_facts import differing
+from stepneg.analysis.run_facts import differing, settings
 from stepneg.cli import main
 from stepneg.errors import InputError
 from stepneg.evaluation import Evaluated, Evaluation, break_down
@@ -228,6 +228,38 @@ def test_a_backup_of_a_seed_is_no_further_seed(tmp_path: Path) -> None:
     assert scalars(root, "seed-0-old/sft")["accuracy"] == 0.5
     other = copy(root, tmp_path / "other")
     assert report(other) == text.replace(str(root), str(other))
+
+
+def test_a_run_that_was_trained_again_since_its_test_is_left_out(root: Path) -> None:
+    home, values = root / "seed-0" / "step_dpo", root / "seed-0" / "step_dpo" / "evaluation" / "test.json"
+    said = json.loads(values.read_text()) | {"settings": {"policy_fingerprint": "own"}}
+    values.write_text(json.dumps({name: value for name, value in said.items() if name != "sha256"}))
+    for name, policy in (("last", "own"), ("last", "another"), ("best", "own")):
+        (home / name).mkdir(exist_ok=True)
+        (home / name / "stepneg.json").write_text(json.dumps({"fingerprint": policy}))
+        text = report(root)
+        assert ("| step_dpo | 0 | 10 |" in text) == (policy == "own")
+        assert ("was tested with another policy" in text) == (policy != "own")
+
+
+def test_a_directory_is_the_same_however_it_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = root / "seed-1"
+    rows = section(report(home, ["sft", "step_dpo"]), "Results")
+    monkeypatch.chdir(home)
+    assert section(report(Path(), ["sft", "step_dpo"]), "Results") == rows
+    twice = [home, Path("../seed-1"), Path()]
+    assert section(report(twice, ["sft", "step_dpo"], output=root), "Results") == rows
+    monkeypatch.chdir(home / "sft")
+    assert "| sft | 1 | 0 | 50.0 %" in report(Path())
+
+
+@pytest.mark.parametrize("name", ["e/x", "x"])
+def test_only_paths_of_settings_are_shortened(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = run(Path(name), HALF, lr=0.002, policy=f"{Path(name).parent}/sft/last", kind="outcome")
+    shown = settings(home)
+    policy = "ROOT/sft/last" if name == "e/x" else "./sft/last"
+    assert [shown[f"data.{key}"] for key in ("lr", "policy", "kind")] == ["0.002", policy, "outcome"]
 
 
 def test_seeds_that_are_copies_are_said(tmp_path: Path) -> None:

@@ -137,6 +137,18 @@ def test_only_cells_of_the_sweep_are_counted(tmp_path: Path) -> None:
     assert (tmp_path / "scaling.md").read_text() == before + said + "\n"
 
 
+def test_methods_and_sizes_of_an_earlier_sweep_do_not_count(tmp_path: Path) -> None:
+    for size, right in ((10, 4), (20, 6)):
+        for seed in (0, 1):
+            write(tmp_path / f"size-{size}/seed-{seed}/sft", [i < right for i in range(12)])
+    before = scaling(tmp_path)
+    for run in ("size-10/seed-0/old", "size-40/seed-0/sft"):
+        write(tmp_path / run, [True] * 12)
+    found = scaling(tmp_path, "sft", ["sft"], [10, 20])
+    assert found == before + "\n\nLeft out, for they are not in the chain as it is: old at size 10, sft at size 40."
+    assert "1 (without old at size 10, sft at size 40)" in scaling(tmp_path)
+
+
 def test_other_problems_of_the_same_names_are_said(tmp_path: Path) -> None:
     write(tmp_path / "size-10/seed-0/old", [True])  # without questions
     write(tmp_path / "size-10/seed-0/sft", [True], question="one")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stepneg.analysis import report
 from stepneg.analysis.study import over_seeds, plot, read_study, study, table
 from stepneg.errors import InputError
 from tests.analysis.made_run import write_attempt
@@ -223,6 +224,8 @@ def test_what_is_written(root: Path) -> None:
     assert (root / "study.png").stat().st_size > 5_000
     frame = pd.read_csv(root / "study.csv")
     pd.testing.assert_frame_equal(frame, read_study(root, "sft"), check_dtype=False)
+    text, _, said = text.partition("\n\n")
+    assert said == "Seeds left out, for not every run was tested with them: 2 (without rft, zero)."
     lines = text.splitlines()
     assert len(lines) == 2 + 3
     assert len({line.count("|") for line in lines}) == 1
@@ -245,7 +248,8 @@ def test_other_numbers_of_samples(tmp_path: Path) -> None:
         write(tmp_path / f"seed-{seed}" / "rft", first(3), 0.75, k=16 if seed else 1)
         write(tmp_path / f"seed-{seed}" / "all", first(3), 0.75, k=16)
     write(tmp_path / "seed-2" / "sft", first(3), 0.25, k=3)  # a seed that is not finished
-    text = study(tmp_path, "sft")
+    text, _, said = study(tmp_path, "sft").partition("\n\n")
+    assert "2 (without all, rft)" in said
     lines = [line.split(" | ") for line in text.splitlines()]
     assert lines[0][4:6] == ["pass@1", "pass@16"]
     assert {line[0]: line[4:6] for line in lines[2:]} == {
@@ -260,6 +264,20 @@ def test_other_numbers_of_samples(tmp_path: Path) -> None:
     assert table(pd.read_csv(tmp_path / "study.csv"), "sft") == text
     (axes,) = plot(read_study(tmp_path, "sft"), "sft").axes
     assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["pass@1", "pass@16"]
+
+
+def test_a_repetition_and_an_earlier_stage_do_not_count(root: Path) -> None:
+    """Neither takes the other seeds away from a study."""
+    methods = ["zero", "sft", "rft"]
+    before = study(root, "sft", methods)
+    write(root / "seed-0" / "old", first(TESTED))
+    again = root / "seed-1" / "rft-rerun"
+    write(again, first(TESTED))
+    (again / "test-again.yaml").touch()
+    after = study(root, "sft", methods)
+    assert after == before + "\n\nLeft out, for they are not in the chain as it is: old."
+    assert set(report.tested_runs([root])[0]["method"]) == {*methods, "old"}
+    assert report.tested_runs([again])[0]["method"].tolist() == ["rft-rerun"]  # but where it is asked for
 
 
 def test_a_run_that_solves_everything_is_plotted(tmp_path: Path) -> None:
