@@ -13,7 +13,7 @@ from stepneg.bounded_yaml import bounded
 from stepneg.credit.values import first_pit
 from stepneg.errors import InputError
 from stepneg.reading import byte_lines, json_object, number
-from stepneg.record import attempts, config_file, last_data, leaves, tests_of
+from stepneg.record import attempts, config_file, ended_well, last_data, leaves, tests_of
 
 OWN = ("trainer.default_root_dir", "checkpoint.dirpath")  # of each run another
 FACTS = ("problems", "solutions", "correct_solutions", "distinct_solutions", "mixed_problems", "valued_solutions",
@@ -36,7 +36,8 @@ def unfinished(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def settings(home: Path) -> dict[str, str]:
-    """A run's configuration, flat, without what is unset; paths below the directory above it begin with ``ROOT``.
+    """The configuration of a run's last good fit, flat, without what is unset; paths below the directory above the run
+    begin with ``ROOT``.
 
     Raises:
         InputError: ``config.yaml`` (of a run that is only tested, ``config-test.yaml``) cannot be read.
@@ -44,8 +45,9 @@ def settings(home: Path) -> dict[str, str]:
     file = config_file(home)
     if file is None:
         return {}
-    try:
-        given = bounded(file.read_text())
+    fits = [attempt["settings"] for attempt in ended_well(attempts(home)) if attempt["verb"] == "fit"]
+    try:  # which a later fit that failed has overwritten
+        given = fits[-1] if fits else bounded(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
     flat = {place.replace(".init_args", ""): value for place, value in leaves(given) if value is not None}

@@ -23,7 +23,7 @@ from stepneg.grading.batch import grade_all
 from stepneg.policy_folder import exported_template, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.progress import Bar
-from stepneg.record import data_of_last_fit
+from stepneg.record import attempts, content, data_of_last_fit, ended_well
 from stepneg.resolved import resolve_run
 from stepneg.sampling.engine import Decoding, Ids
 from stepneg.sampling.store import Sampler, prompt_key, read_meta
@@ -130,9 +130,29 @@ def of_run(run: Path) -> Drawn:
     if not isinstance(rollouts, Rollouts):
         raise InputError(f"{run}: is a fit on {type(data).__name__}, which samples nothing; name another run")
     return Drawn(
-        rollouts.store, data.policy, data.load_problems(), data.template, rollouts.form, rollouts.decoding,
-        rollouts.seed, rollouts.samples,
+        rollouts.store, policy_of(run, data.policy), data.load_problems(), data.template, rollouts.form,
+        rollouts.decoding, rollouts.seed, rollouts.samples,
     )  # fmt: skip
+
+
+def policy_of(run: Path, named: Path) -> Path:
+    """Where the policy is now that the run's last good fit sampled; as named where the fit has no record of it.
+
+    Raises:
+        InputError: it is gone, or another policy is in its place.
+    """
+    fits = [attempt for attempt in ended_well(attempts(run)) if attempt["verb"] == "fit"]
+    for item in fits[-1]["inputs"] if fits else ():
+        if item["place"] in ("data.policy", "data.init_args.policy"):
+            places = [named, run / item["near"], Path(item["path"])]
+            there = (place for place in places if content(place, item["place"]) == item["fingerprint"])
+            if (found := next(there, None)) is None:
+                raise InputError(
+                    f"{named}: is gone, or is another policy than the fit of {run} has sampled; put that one in its"
+                    " place, or export the store, with --policy"
+                )
+            return found
+    return named
 
 
 def export_samples(

@@ -20,6 +20,7 @@ from stepneg.formats import solutions
 from stepneg.formats.export import COLUMNS
 from stepneg.problems import Problem
 from stepneg.problems.arithmetic import Arithmetic
+from stepneg.record import content
 from stepneg.sampling.engine import Decoding
 from stepneg.sampling.store import SampleStore, read_meta
 
@@ -115,6 +116,22 @@ def test_samples_open_in_pandas_and_datasets(name, home, tmp_path, tokenizer, mo
         assert (row["logprob"], row["finish_reason"], row["max_tokens"]) == (None, "stop", 120)
     assert sorted(frame.problem_id.unique()) == sorted(p.id for p in PROBLEMS)
     assert list(tmp_path.glob(".*")) == []
+
+
+def test_samples_of_a_run_are_those_of_the_policy_that_it_sampled(home, tmp_path, tiny, capsys):
+    """Whatever is in its place now: it is looked for, and no other policy's samples are taken for the run's."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(home / "run", run)
+    shutil.copytree(tiny, other)
+    (other / "config.json").write_text((tiny / "config.json").read_text() + " ")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(tiny), str(other)))
+    main(["export", "samples", str(run), str(tmp_path / "samples.jsonl")])
+    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == SIZE * SAMPLES
+    (record,) = (run / "attempts").iterdir()
+    record.write_text(record.read_text().replace(content(tiny), "0" * 64))
+    error = bad(capsys, "export", "samples", str(run), str(tmp_path / "again.jsonl"))
+    assert f"{other}: is gone, or is another policy than the fit of {run} has sampled" in error
 
 
 def test_a_store_is_exported_without_a_run_and_graded_again(home, tmp_path, tiny, capsys, monkeypatch):
