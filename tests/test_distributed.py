@@ -132,16 +132,24 @@ stages:
 """
 
 
+# In a job of one task: a batch script's environment, and within it that of srun.
+SCRIPT = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+STEP = SCRIPT | {"SLURM_NTASKS_PER_NODE": "1", "SLURM_STEP_ID": "0", "SLURM_NODEID": "0"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
-def test_each_run_of_a_chain_has_two_ranks(launcher, tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("launcher", "job"), [("lightning", {}), ("torchrun", {}), ("lightning", SCRIPT), ("torchrun", STEP)]
+)
+def test_each_run_of_a_chain_has_two_ranks(launcher, job, tiny, tmp_path):
     (tmp_path / "sft.yaml").write_text(SFT.replace("POLICY", str(tiny)))
     (tmp_path / "chain.yaml").write_text(CHAIN.replace("HOME", str(tmp_path)))
     command = [sys.executable, "-m", "stepneg", "pipeline", "--config", str(tmp_path / "chain.yaml")]
     if only := launcher == "torchrun":
         command[1:2] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
         command += ["--only", "sft:fit"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    environ = os.environ | job
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     home = tmp_path / "chain" / "seed-0" / "sft"
     assert list(home.glob(".*-data-*")) == []

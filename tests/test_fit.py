@@ -266,11 +266,18 @@ def test_no_checkpoint_is_restored_unasked(tmp_path, config, monkeypatch, capsys
     assert f"stepneg: error: {tmp_path}/hpc_ckpt_3.ckpt: Lightning would restore it" in capsys.readouterr().err
 
 
-def test_a_checkpoint_from_within_an_epoch_is_for_as_many_devices():
+def test_a_checkpoint_from_within_an_epoch_is_for_the_same_batches():
     loader = ResumableLoader(lambda: False, dataset=[], batch_size=2, sampler=SeededOrder(8, 0, 2))
     loader.load_state_dict({"batches": 0, "ranks": 4})
-    with pytest.raises(InputError, match="on 4 devices, these are 2"):
-        loader.load_state_dict({"batches": 1, "ranks": 4})
+    for state, said in (
+        ({"ranks": 4}, "on 4 devices, these are 2"),
+        ({"ranks": 2, "batch_size": 4}, "in batches of 4, these are 2"),
+        ({"ranks": 2, "batch_size": 2, "examples": 5}, "of 5 examples, these are 0"),
+    ):
+        with pytest.raises(InputError, match=said):
+            loader.load_state_dict({"batches": 1} | state)
+        loader.load_state_dict({"batches": 0} | state)
+    loader.load_state_dict({"batches": 1, "ranks": 2})  # of an earlier version
 
 
 @pytest.mark.parametrize("options", [["--trainer.precision=bf16-mixed"], ["--model.gradient_checkpointing=true"]])

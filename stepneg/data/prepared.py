@@ -58,20 +58,27 @@ class ResumableLoader(DataLoader[Example]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of this epoch that were given, and the number of ranks that share it."""
-        return {"batches": 0 if self.at_end() else self.given, "ranks": self.sampler.num_replicas}
+        """Batches of this epoch that were given, and what they are batches of."""
+        return {"batches": 0 if self.at_end() else self.given} | self.of()
+
+    def of(self) -> dict[str, int]:
+        """Ranks that share an epoch, examples of a batch, and of all."""
+        assert self.batch_size is not None
+        return {"ranks": self.sampler.num_replicas, "batch_size": self.batch_size, "examples": len(self.dataset)}  # type: ignore[arg-type]
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave out those batches in the next pass.
 
         Raises:
-            InputError: they were given to another number of ranks.
+            InputError: they were given to another number of ranks, or are batches of other sizes or other data.
         """
-        if state["batches"] and state["ranks"] != self.sampler.num_replicas:
-            raise InputError(
-                f"trainer: the checkpoint is from within an epoch on {state['ranks']} devices, these are"
-                f" {self.sampler.num_replicas}; give it as many, or delete RUN/checkpoints to begin anew"
-            )
+        words = {"ranks": "on {} devices", "batch_size": "in batches of {}", "examples": "of {} examples"}
+        for name, here in self.of().items() if state["batches"] else ():
+            if (there := state.get(name, here)) != here:
+                raise InputError(
+                    f"ckpt_path: the checkpoint is from within an epoch {words[name].format(there)}, these are {here};"
+                    " give it as many, or delete RUN/checkpoints to begin anew"
+                )
         self.resumed = state["batches"]
 
 
