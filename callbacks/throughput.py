@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
 
 from stepneg.timing import SECONDS
 from stepneg.whole import write_whole
@@ -70,6 +71,10 @@ class Throughput(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make it up where an earlier process was killed behind its last checkpoint: nothing is left to train then."""
         if not self.written:
+            rank_zero_info(
+                "nothing was left to train: the checkpoint is of the last step, and options that were changed since"
+                " have changed nothing; for another fit leave out --ckpt_path"
+            )
             self.on_train_end(trainer, pl_module)
 
     def shares(self) -> dict[str, float]:

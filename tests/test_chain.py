@@ -317,6 +317,8 @@ def test_what_was_fitted_or_tested_by_hand_since_is_not_the_chains(folder: Path,
     assert [again(), again()] == [["test"], []]
     export("another")
     assert [again(), again()] == [["fit"], []]
+    (home / "last/stepneg.json").write_text("{}")  # changed on purpose, see check_export
+    assert again() == []
 
 
 @pytest.mark.parametrize("make", [Path.touch, partial(Path.mkdir, exist_ok=True)], ids=["file", "parts of ranks"])

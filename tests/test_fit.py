@@ -185,7 +185,7 @@ def test_a_checkpoint_that_knows_only_training_is_read(monkeypatch):
     assert (resumed.tokens, resumed.shares()) == (7, {"training": 3.0, "sampling": 5.0, "grading": 0})
 
 
-def test_a_fit_killed_before_its_export_exports(tmp_path, config):
+def test_a_fit_killed_before_its_export_exports(tmp_path, config, caplog):
     run = tmp_path / "run"
     command = ["fit", config, "--trainer.max_epochs=2", f"--trainer.default_root_dir={run}", "--ckpt_path=last"]
     main(command)
@@ -193,7 +193,9 @@ def test_a_fit_killed_before_its_export_exports(tmp_path, config):
     summary = json.loads((run / "summary.json").read_text())
     shutil.rmtree(run / "last")
     (run / "summary.json").unlink()
+    assert "nothing was left to train" not in caplog.text
     main(command)
+    assert "nothing was left to train" in caplog.text
     assert json.loads((run / "summary.json").read_text())["trained_tokens"] == summary["trained_tokens"]
     again = load_file(run / "last" / "model.safetensors")
     assert all((weights[name] == again[name]).all() for name in weights)
