@@ -174,8 +174,11 @@ def test_what_failed_behind_a_good_fit_is_not_repeated(copy: Path, tmp_path: Pat
     fails(capsys, *fit_of(copy, tmp_path, wrong))
     assert [attempt["exit"] for attempt in attempts(copy)] == [0, 1, 2]
     assert len(list(copy.glob("data/*.traces.jsonl"))) == 2
+    (copy / "report.csv").write_text("accuracy\n0.5\n")  # as of a report
     main(["rerun", str(copy)])
-    assert "everything is the same" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| report.csv | not of what was repeated |" in said
+    assert "everything else is the same; 1 of " in said
     assert attempts(copy.with_name("sft-rerun"))[0]["problems"]["data.problems"]["count"] == 40
 
 

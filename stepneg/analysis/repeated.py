@@ -1,7 +1,6 @@
 """Whether a repetition came out as the run did: files, weights bit for bit, metrics, samples."""
 
 import csv
-import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -15,9 +14,10 @@ from safetensors.torch import load_file
 from stepneg.record import attempts, ended_well, last_of_verbs, leaves
 from stepneg.sampling.store import Sampler
 
+TABLES = ("*.csv", "*.jsonl")  # of studies, predictions and chains; and what was written there by hand
 RESULTS = (
     "data/*.jsonl", "data/*.json", "last/*.safetensors", "best/*.safetensors",
-    "evaluation/*.json", "evaluation/*.jsonl", "summary.json", "*.csv", "*.jsonl",
+    "evaluation/*.json", "evaluation/*.jsonl", "summary.json", *TABLES,
 )  # fmt: skip
 
 ROUNDING = 1e-3  # nats, of a whole solution's log-probability in float32
@@ -38,7 +38,7 @@ def compare(old: Path, new: Path) -> list[Compared]:
     homes = {file.parents[1] for file in old.glob("**/attempts/*.json")}
     homes |= {file.parent for file in old.glob("**/*.started")}  # a chain's runs of init and of studies
     for home in sorted(home.relative_to(old) for home in homes):
-        if not (new / cell_of(home)).is_dir():  # of a chain that did not end well, which is not repeated
+        if not (new / home).is_dir():  # of a chain that did not end well or is another now, or itself a repetition
             continue
         problems = problems_of(old / home)
         if problems:
@@ -50,6 +50,9 @@ def compare(old: Path, new: Path) -> list[Compared]:
                 if data is not None and file.parent.name == "data" and f"data/{file.name}" not in data:
                     continue
                 name = home / file.relative_to(old / home)
+                if pattern in TABLES and not (new / name).exists():  # as of a report, an export
+                    rows.append(Compared(str(name), "not of what was repeated", None))
+                    continue
                 rows.append(Compared(str(name), *compare_files(file, new / name)))
     return [*rows, *compare_samples(old, new)]
 
@@ -72,11 +75,6 @@ def data_of(home: Path) -> set[str] | None:
     listed = [attempt.get("data") for attempt in repeatable(home)]
     known = [files for files in listed if isinstance(files, dict)]
     return {name for files in known for name in files} if known and len(known) == len(listed) else None
-
-
-def cell_of(home: Path) -> Path:
-    """The directory of size and seed that a run of a chain is in, from the chain's root; the root for other runs."""
-    return Path(*itertools.takewhile(lambda part: part.startswith(("size-", "seed-")), home.parts[:-1]))
 
 
 def compare_files(old: Path, new: Path) -> tuple[str, bool]:
