@@ -57,8 +57,8 @@ def config(tmp_path: Path, tiny: Path) -> str:
     return f"--config={file}"
 
 
-def scalars(run: Path, tag: str) -> list[float]:
-    events = EventAccumulator(str(run / "tensorboard"))
+def scalars(run: Path, tag: str, verb: str = "fit") -> list[float]:
+    events = EventAccumulator(str(run / "tensorboard" / ("validate" if verb == "validate" else "")))
     events.Reload()
     return [event.value for event in events.Scalars(tag)]
 
@@ -343,7 +343,8 @@ def test_only_a_fit_needs_the_policy_of_its_data(verb, tmp_path, config, tiny, c
         other = f"--trainer.default_root_dir={tmp_path / 'other'}"
         main([verb, config, other])
         split = "validation" if verb == "validate" else "test"
-        assert scalars(tmp_path / "run", f"{split}/nll") == scalars(tmp_path / "other", f"{split}/nll") != []
+        first, second = (scalars(tmp_path / name, f"{split}/nll", verb) for name in ("run", "other"))
+        assert first == second != []
         assert not (tmp_path / "other" / "data").exists()
     capsys.readouterr()
     for words, option in (
@@ -422,7 +423,7 @@ def test_a_policy_is_evaluated_where_no_held_out_solutions_are_given(tmp_path, c
     assert served
     (report,) = (run / "evaluation").glob(f"{split}*.json")
     assert json.loads(report.read_text())["problems"] == 3
-    assert scalars(run, f"{split}/accuracy") == [0.0]
+    assert scalars(run, f"{split}/accuracy", verb) == [0.0]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -441,7 +442,7 @@ def test_the_divergence_is_left_out_where_the_reference_is_not_there(there, tmp_
     run, reference = tmp_path / "run", tiny if there else tmp_path / "gone"
     options = [f"--trainer.default_root_dir={run}", f"--data.policy={reference}", f"--model.path={tiny}"]
     main(["validate", config, f"--config={file}", *options])
-    assert scalars(run, "validation/accuracy") == [0.0]
+    assert scalars(run, "validation/accuracy", "validate") == [0.0]
     (report,) = (run / "evaluation").glob("validation*.json")
     assert ("kl_to_reference" in json.loads(report.read_text())) == there
 
