@@ -99,7 +99,7 @@ class VLLMEvaluation(L.Callback):
         assert isinstance(policy, Policy)
         assert policy.model is not None
         data = trainer.datamodule  # type: ignore[attr-defined]
-        folder = policy.path or Path(data.policy)
+        folder = policy.start
         if stage != "test" or trainer.ckpt_path is not None:  # a policy on disk is tested as it is
             records = Path(trainer.default_root_dir) / "evaluation"
             records.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ class Export(L.Callback):
         assert policy.model is not None
         policy.check_weights()
         data = trainer.datamodule  # type: ignore[attr-defined]
-        export(policy.model, policy.path or Path(data.policy), Path(trainer.default_root_dir) / name, data.template)
+        export(policy.model, policy.start, Path(trainer.default_root_dir) / name, data.template)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the policy if its monitored metric is the best so far."""

@@ -40,7 +40,7 @@ class Predictions(BasePredictionWriter):
             return
         assert isinstance(pl_module, Policy)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        tokenizer = load_tokenizer(pl_module.path or Path(data.policy), data.template)
+        tokenizer = load_tokenizer(pl_module.start, data.template)
         rows: list[dict[str, Any]] = []
         for place, logp in sorted(found.items()):
             (row,) = data.held_out[place]

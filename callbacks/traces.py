@@ -26,7 +26,7 @@ class StepValueTraces(L.Callback):
     def __init__(self, show: int = 4) -> None:
         self.show = show
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw them once."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not (trainer.is_global_zero and isinstance(data, Prepared) and data.built and data.built.traces):

@@ -25,14 +25,14 @@ mkdir -p logs
 declare -A ids
 
 submit() { # NAME SCRIPT OPTIONS-OF-SBATCH -- NAMES-THAT-IT-WAITS-FOR -- ARGUMENTS
-    local name=$1 script=$2 options=() after= id
+    local name=$1 script=$2 options=() after= id # before bash 4.4 no items were an unset variable
     shift 2
     while [ "$1" != -- ]; do options+=("$1") && shift; done
     shift
     while [ "$1" != -- ]; do after+=":${ids[$1]}" && shift; done
     shift
-    if ! id=$(sbatch --parsable --kill-on-invalid-dep=yes --job-name="${name//[\/:]/.}" "${options[@]}" \
-        ${after:+--dependency=afterok$after} "sbatch/$script.sh" "$@"); then
+    if ! id=$(sbatch --parsable --kill-on-invalid-dep=yes --job-name="${name//[\/:]/.}" \
+        ${options[@]+"${options[@]}"} ${after:+--dependency=afterok$after} "sbatch/$script.sh" "$@"); then
         if [ ${#all[@]} -gt 0 ]; then scancel "${all[@]}"; fi
         echo "$name: not submitted, for the reason above; what was submitted before it is cancelled" >&2
         exit 1
@@ -45,9 +45,9 @@ submit() { # NAME SCRIPT OPTIONS-OF-SBATCH -- NAMES-THAT-IT-WAITS-FOR -- ARGUMEN
 all=()
 while read -r name script kind after; do
     options=(${DRAW:-})
-    if [ "$kind" = array ]; then options=(--array="1-${TASKS:-4}" --output=logs/%x-%A-%a.out "${options[@]}"); fi
+    if [ "$kind" = array ]; then options=(--array="1-${TASKS:-4}" --output=logs/%x-%A-%a.out ${DRAW:-}); fi
     if [ "$script" = fit ]; then options=(${FIT:-}); fi
-    submit "$name" "$script" "${options[@]}" -- $after -- "${chain[@]}" --only "$name"
+    submit "$name" "$script" ${options[@]+"${options[@]}"} -- $after -- "${chain[@]}" --only "$name"
 done <<< "$jobs"
 submit "$verb.tables" evaluate ${DRAW:-} -- "${names[@]}" -- "${chain[@]}"
 

@@ -3,6 +3,13 @@
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi # srun takes no other word
 export SLURM_EXPORT_ENV=ALL # else a step of a job that was submitted with --export=NONE has not even the job's PATH
 
+preempted() { # JOB: whether Slurm has taken its place since it started; what it says may be of an earlier start
+    local facts start
+    facts=$(scontrol show job "$1")
+    start=${facts#*[[:space:]]StartTime=} start=${start%%[[:space:]]*}
+    [[ $facts =~ [[:space:]]PreemptTime=([0-9][^[:space:]]*) && ! ${BASH_REMATCH[1]} < $start ]]
+}
+
 # Before its time limit a job gets SIGUSR1. It hands it on to its processes, which store what they have and end, goes back
 # into the queue, and on from there; so it does when it is preempted and has time to end by itself (GraceTime). Another
 # signal that ended its one process, as for want of memory, puts it back up to three times, and so does an error behind
@@ -29,7 +36,7 @@ run() {
     elif [ -n "$told" ] && [ $status -gt 128 ]; then
         echo "$SLURM_JOB_NAME: its time is over; back into the queue" >&2
         scontrol requeue "$job"
-    elif [ $status -gt 128 ] && scontrol show job "$job" | grep -q 'PreemptTime=[0-9]'; then
+    elif [ $status -gt 128 ] && preempted "$job"; then
         echo "$SLURM_JOB_NAME: preempted; back into the queue" >&2
         scontrol requeue "$job"
     elif { [ -n "$told" ] || [ $status -eq 75 ] || { [ $status -gt 128 ] && [ "$SLURM_NTASKS" -eq 1 ]; }; } && [ "$before" -lt 3 ]; then

@@ -93,12 +93,41 @@ class CheckedCheckpoints(TorchCheckpointIO):
                 ) from error
 
 
+def in_parts(strategy: Strategy) -> bool:
+    """Whether ranks each write their part of a checkpoint."""
+    return isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy)
+
+
+def refuse_unfit(strategy: Strategy) -> None:
+    """Have what cannot be loaded from a checkpoint in parts end in one line.
+
+    It is loaded at once, weights and state of the optimiser, before anything can be compared.
+    """
+    if not in_parts(strategy):
+        return
+    load = strategy.load_checkpoint
+
+    def load_checkpoint(checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        try:
+            return load(checkpoint_path, weights_only)
+        except (InputError, pickle.UnpicklingError):
+            raise
+        except Exception as error:  # torch and DeepSpeed raise about anything
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"{checkpoint_path}: cannot be loaded into this policy and optimiser ({said}): it is damaged, or of"
+                " another fit; give the options of its fit, or leave ckpt_path out to begin anew"
+            ) from error
+
+    strategy.load_checkpoint = load_checkpoint  # type: ignore[method-assign]
+
+
 def keep_until_whole(strategy: Strategy) -> None:
     """Have ranks that each write their part of a checkpoint write to a new folder, which then replaces the old one.
 
     Else they would overwrite the one checkpoint that there is, part by part, and a kill would leave a mixture.
     """
-    if not isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy):
+    if not in_parts(strategy):
         return
     write = strategy.save_checkpoint
 

@@ -1,9 +1,45 @@
-"""Links in a run directory: ours to take away and to replace, what they point to is not."""
+"""Links in a run directory: ours to follow, to take away and to replace, what they point to is not."""
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from stepneg.errors import InputError
+
+EARLIER = "earlier"  # in a run directory: what a fit has left there before another began anew
+
+
+BEHIND = 3  # folders behind a link that are looked into: size-N/seed-M/METHOD
+
+
+def folders(root: Path) -> Iterator[Path]:
+    """A directory and all below it, also what is up to ``BEHIND`` deep behind a link that lies there.
+
+    Each comes once, under its own name if it has one there.
+    """
+    seen: set[str] = set()
+    waiting: list[tuple[Path, int | None]] = [(root, None)]  # and how many levels may follow
+    links: list[tuple[Path, int | None]] = []
+    while waiting or links:
+        folder, left = waiting.pop() if waiting else links.pop(links.index(min(links)))
+        if (real := os.path.realpath(folder)) in seen:
+            continue
+        seen.add(real)
+        yield folder
+        with suppress(OSError), os.scandir(folder) as entries:  # of a folder that may not be read, nothing is known
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if left != 0:
+                        waiting.append((folder / entry.name, left and left - 1))
+                elif left is None and entry.is_symlink() and entry.is_dir():
+                    links.append((folder / entry.name, BEHIND))
+
+
+def below(root: Path, *patterns: str) -> list[Path]:
+    """The files of these patterns in a directory and the :func:`folders` below it, sorted."""
+    return sorted(file for folder in folders(root) for pattern in patterns for file in folder.glob(pattern))
 
 
 def remove(path: Path) -> None:
@@ -19,6 +55,18 @@ def put_aside(checkpoint: Path) -> None:
     aside = checkpoint.with_stem("earlier")
     remove(aside)
     checkpoint.rename(aside)
+
+
+def put_results_aside(run: Path) -> None:
+    """Move what a fit leaves besides policy, data and checkpoint to ``RUN/earlier``, in the place of what is there."""
+    evaluations = [f"evaluation/{file.name}" for file in sorted(run.glob("evaluation/validation-step*.json*"))]
+    if evaluations:
+        remove(run / EARLIER / "evaluation")
+    for name in ("best", "figures", *evaluations):
+        if os.path.lexists(run / name):
+            remove(run / EARLIER / name)
+            (run / EARLIER / name).parent.mkdir(parents=True, exist_ok=True)
+            (run / name).rename(run / EARLIER / name)
 
 
 def place_of(output: Path) -> Path:

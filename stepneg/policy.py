@@ -8,6 +8,8 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -17,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
 from stepneg.errors import InputError
 from stepneg.objectives import IGNORED, Objective, token_log_probs
 from stepneg.policy_folder import check_folder, loaded
+from stepneg.same_fit import KEY, Identity, gone_on, identity, in_words, kept
 from stepneg.sampling.store import fingerprint_policy
 from stepneg.sharding import divide, gradient_norm, zero3
 from stepneg.tree_attention import attention_plan
@@ -114,6 +117,11 @@ def head_log_probs(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])
 
 
+def text_of(shape: torch.Size | None) -> str:
+    """A shape in words."""
+    return "absent" if shape is None else f"of shape {list(shape)}"
+
+
 class Policy(L.LightningModule):
     """A causal language model trained on an objective.
 
@@ -143,14 +151,22 @@ class Policy(L.LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.model: PreTrainedModel | None = None
         self.checked = False  # whether the model computes the same from packed batches
+        self.settings: Mapping[
+            str, Any
+        ] = {}  # of the whole fit; where they are known, its checkpoints are for it alone
+        self.of_fit: Identity | None = None
+
+    @property
+    def start(self) -> Path:
+        """The HF folder that training starts from, or that is tested."""
+        return self.path or Path(self.trainer.datamodule.policy)  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
         """Load the weights once, on the rank and device that Lightning chose."""
         if self.model is not None:
             return
-        path = self.path or Path(self.trainer.datamodule.policy)  # type: ignore[attr-defined]
         in_parts = zero3(self.trainer.strategy) if self._trainer is not None else None
-        self.model = load_model(path)
+        self.model = load_model(self.start)
         del in_parts
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
@@ -209,8 +225,31 @@ class Policy(L.LightningModule):
         return bool(self.trainer.loggers) and every > 0 and steps % every == 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the checkpoint before if a step has spoilt the weights."""
+        """Keep the checkpoint before if a step has spoilt the weights; else say which fit this one is of."""
         self.check_weights()
+        if self.settings:
+            checkpoint[KEY] = kept(self.of_fit or identity(self.settings, self.trainer, self.start))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another fit, and weights of another model.
+
+        Raises:
+            InputError: it is one, or they are.
+        """
+        if self.settings and self.trainer.state.fn == TrainerFn.FITTING:
+            self.of_fit = gone_on(checkpoint, identity(self.settings, self.trainer, self.start))
+            if self.of_fit.changed:
+                rank_zero_info(f"the fit goes on, with changes: {in_words(self.of_fit.changed)}")
+        if "state_dict" not in checkpoint:  # the ranks have loaded their parts
+            return
+        shapes = [{name: w.shape for name, w in s.items()} for s in (checkpoint["state_dict"], self.state_dict())]
+        apart = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]
+        if apart:
+            raise InputError(
+                f"ckpt_path: the checkpoint is of another model than {self.start}: {apart[0]} is"
+                f" {text_of(shapes[0].get(apart[0]))} there, and {text_of(shapes[1].get(apart[0]))} here; give the"
+                " policy that its fit has started from as model.path"
+            )
 
     def check_weights(self) -> None:
         """Refuse weights that are not finite.

@@ -24,6 +24,7 @@ from stepneg import __version__
 from stepneg.errors import InputError
 from stepneg.exits import exit_code
 from stepneg.fingerprint import fingerprint, fingerprint_datasets, fingerprint_policy, is_source
+from stepneg.links import below
 from stepneg.problems import ProblemSource
 from stepneg.reading import json_object
 from stepneg.whole import whole
@@ -249,21 +250,30 @@ def tests_of(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return ended_well(tests) or tests
 
 
-def last_data(kept: Iterable[dict[str, Any]]) -> set[str]:
-    """The files that the last fit which ended well lists as its data, from the run's directory; empty without."""
-    fits = (attempt for attempt in ended_well(kept) if attempt["verb"] == "fit")
-    listed = [attempt["data"] for attempt in fits if isinstance(attempt.get("data"), dict)]
-    return set(listed[-1]) if listed else set()
+def last_fit(home: Path) -> dict[str, Any] | None:
+    """The attempt at the last fit of a run that ended well, and so left its policy; None without one.
+
+    Its settings and its data belong together; ``RUN/config.yaml`` may be of a later fit.
+    """
+    fits = [attempt for attempt in ended_well(attempts(home)) if attempt["verb"] == "fit"]
+    return fits[-1] if fits else None
 
 
-def data_of_last_fit(home: Path) -> set[str]:
-    """The files that a run's last fit lists as its data; empty where it has not ended well, or there is no record."""
-    return last_data([attempt for attempt in attempts(home) if attempt["verb"] == "fit"][-1:])
+def in_training(home: Path) -> dict[str, Any] | None:
+    """The attempt at a fit that began to train last, unless it ended well: it still trains, or never ended."""
+    fits = [a for a in attempts(home) if a["verb"] == "fit" and (a.get("training") or a.get("exit") == 0)]
+    return fits[-1] if fits and fits[-1].get("exit") != 0 else None
+
+
+def data_of(fit: Mapping[str, Any] | None) -> set[str]:
+    """The files that the attempt at a fit lists as its data, from the run's directory; empty without a list."""
+    listed = fit.get("data") if fit else None
+    return set(listed) if isinstance(listed, dict) else set()
 
 
 def begun(root: Path) -> dict[str, str]:
     """The files by which the runs of a chain tell with which settings they began, and what these say."""
-    return {str(file.relative_to(root)): file.read_text() for file in sorted(root.glob("**/*.started"))}
+    return {str(file.relative_to(root)): file.read_text() for file in below(root, "*.started")}
 
 
 def of_all(attempt: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from stepneg.commands import run
 from stepneg.errors import InputError
 from stepneg.escaping import one_line
 from stepneg.fingerprint import is_source
+from stepneg.links import below
 from stepneg.record import (
     CHAIN,
     FOLDER,
@@ -22,11 +23,13 @@ from stepneg.record import (
     content,
     devices,
     ended_well,
+    last_fit,
     last_of_verbs,
     machine,
     of_all,
     versions,
 )  # fmt: skip
+from stepneg.same_fit import in_words
 
 CHAINS = ("pipeline", "sweep")
 RUNS = ("fit", "validate", "test", "predict")
@@ -69,7 +72,7 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
                 " run it to its end first"
             )
     places = [located(attempt, run_dir) for attempt in again]
-    print(told(again[-1]), flush=True)
+    print("\n".join([told(again[-1]), *changes(run_dir)]), flush=True)
     new.mkdir(parents=True, exist_ok=True)
     if chains:
         repeat_chain(chains, run_dir.absolute(), new, places[-1])
@@ -122,6 +125,17 @@ def told(attempt: Mapping[str, Any]) -> str:
     names = [name for name in {**then, **here} if then.get(name) != here.get(name)]
     lines = [f"{name}: {then.get(name, 'absent')} then, {here.get(name, 'absent')} now" for name in names]
     return "\n".join(lines or ["the same versions and machine"])
+
+
+def changes(run_dir: Path) -> list[str]:
+    """The fits below a directory whose options were changed on their way, from a checkpoint on; a line each."""
+    fits = {home: last_fit(home) for home in dict.fromkeys(f.parents[1] for f in below(run_dir, f"{FOLDER}/*.json"))}
+    return [
+        f"{home}: the fit went on with changes ({in_words(fit['changed'])}); its repetition has the last options from"
+        " the beginning, and may come out otherwise"
+        for home, fit in fits.items()
+        if fit and fit.get("changed")
+    ]
 
 
 def moved(settings: Any, known: Mapping[tuple[bool, str], str], change: Callable[[str, str], str]) -> Any:

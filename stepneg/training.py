@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,20 +28,22 @@ from stepneg.callbacks.predictions import Predictions
 from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.progress import FitProgress
 from stepneg.callbacks.throughput import Throughput
-from stepneg.checkpoints import CheckedCheckpoints, keep_until_whole
+from stepneg.checkpoints import CheckedCheckpoints, keep_until_whole, refuse_unfit
 from stepneg.data.handover import ATTEMPT, attempt, once
 from stepneg.data.prepared import Prepared
 from stepneg.errors import InputError, above, at_least
 from stepneg.fingerprint import fingerprint
+from stepneg.links import put_results_aside
 from stepneg.lock import held
 from stepneg.options import Strict, parse
 from stepneg.pickles import check_index, plain_values_only, refused_in_a_line
 from stepneg.policy import Policy
 from stepneg.problems import ProblemSource
-from stepneg.record import content, devices, loaded, recorded, start
+from stepneg.record import content, devices, loaded, now, recorded, start
 from stepneg.whole import settle, write_whole
 from stepneg.written import block, of_run
 
+CONFIG = "config.yaml"
 # Beginnings of Lightning's messages on what is not asked of a run, by the module that logs them.
 UNASKED = {
     "utilities.rank_zero": ("💡 Tip", "TPU available: False"),
@@ -66,18 +68,47 @@ class FitParser(Strict, LightningArgumentParser):
     """The parser of LightningCLI's verbs."""
 
 
-class RunConfig(SaveConfigCallback):
-    """Writes the whole configuration to ``RUN/config.yaml``."""
+class RunDirectory(SaveConfigCallback):
+    """Writes the whole configuration: ``RUN/config.yaml`` of a fit, ``RUN/config-test.yaml`` and so on of other verbs.
+
+    A fit does so when it begins to train: one that is refused before leaves everything as it was. One that begins anew
+    puts aside what an earlier one has left beside the policy and the data, into ``RUN/earlier``.
+
+    Attributes:
+        told: called when the training begins, if there is anybody to tell.
+    """
+
+    told: Callable[[], None] | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Other verbs change nothing."""
+        if stage != "fit" and trainer.is_global_zero:
+            self.save_config(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Before anything else of this fit is written."""
+        if not trainer.is_global_zero:
+            return
+        if trainer.ckpt_path is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            put_results_aside(Path(trainer.default_root_dir))
+        self.save_config(trainer, pl_module, "fit")
+        if self.told is not None:
+            self.told()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where nothing was left to train the options are those of the fit that has, unless it was elsewhere."""
+        if trainer.is_global_zero and not (Path(trainer.default_root_dir) / CONFIG).exists():
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Called once, on rank zero."""
+        """Of a stage as Lightning calls it."""
         root = Path(trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
         if config.get("ckpt_path") == "last":  # of this run, whatever policy the file may be used with
             config["ckpt_path"] = None
         text = self.parser.dump(config, skip_none=False)
-        write_whole(root / ("config.yaml" if stage == "fit" else f"config-{TrainerFn(stage).value}.yaml"), text)
+        write_whole(root / (CONFIG if stage == "fit" else f"config-{TrainerFn(stage).value}.yaml"), text)
 
 
 class EndTogether(L.Callback):
@@ -166,28 +197,45 @@ class StepnegCLI(LightningCLI):
             raise InputError(f"trainer: {error}; mend the options trainer.*") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
             trainer.strategy.checkpoint_io = CheckedCheckpoints()
+        # First, for it puts aside what others write.
+        trainer.callbacks.sort(key=lambda c: not isinstance(c, RunDirectory))  # type: ignore[attr-defined]
         plain_values_only(trainer.strategy)
         keep_until_whole(trainer.strategy)
+        refuse_unfit(trainer.strategy)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run a verb under a record in ``RUN/attempts``, which the first rank keeps."""
         self.check_task(subcommand)
+        settings = self.settings(subcommand)
+        if subcommand == "fit":
+            self.model.settings = settings
         if self.trainer.global_rank:
             with interruptible():
                 return super()._run_subcommand(subcommand)
         home = Path(self.trainer.default_root_dir)
-        settings = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_none=False))
         with recorded(home, start(subcommand, self.argv, settings, home) | devices()) as add:
             add({"problems": loaded(self.sources(subcommand))})
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, RunDirectory):
+                    callback.told = lambda: add({"training": now(), "data": self.data_of(home)})
             with interruptible():
                 super()._run_subcommand(subcommand)
-            # Beside it, data of other settings may lie.
-            own = sorted(home.glob("data/*"))
-            if isinstance(self.datamodule, Prepared):
-                made = self.datamodule.made
-                own = sorted(home.glob(f"data/{made.stem}.*")) if made else []
-            add({"data": {str(file.relative_to(home)): content(file) for file in own}})
+            add({"data": self.data_of(home)})
+            if (of_fit := self.model.of_fit) is not None and of_fit.changed:
+                add({"changed": of_fit.changed})
+
+    def data_of(self, home: Path) -> dict[str, str]:
+        """The files of a verb's data in a run's directory, and their fingerprints; those of other settings left out."""
+        own = sorted(home.glob("data/*"))
+        if isinstance(self.datamodule, Prepared):
+            made = self.datamodule.made
+            own = sorted(home.glob(f"data/{made.stem}.*")) if made else []
+        return {str(file.relative_to(home)): content(file) for file in own}
+
+    def settings(self, verb: str) -> dict[str, Any]:
+        """The options of a verb as plain values."""
+        return yaml.safe_load(self._parser(verb).dump(self.config[verb], skip_none=False))  # type: ignore[no-any-return]
 
     @property
     def evaluations(self) -> list[VLLMEvaluation]:
@@ -241,9 +289,7 @@ class StepnegCLI(LightningCLI):
 
     def of_data(self) -> str:
         """The same on all ranks of an attempt, and another one for other settings of the data."""
-        verb = str(self.subcommand)
-        settings = yaml.safe_load(self._parser(verb).dump(self.config[verb], skip_none=False))
-        return fingerprint(attempt(), settings["data"], str(self.trainer.precision))
+        return fingerprint(attempt(), self.settings(str(self.subcommand))["data"], str(self.trainer.precision))
 
     before_fit = before_validate = before_test = before_predict = prepare_data
 
@@ -351,7 +397,7 @@ def cli(argv: list[str], kind: type[StepnegCLI] = StepnegCLI, run: bool = True) 
             Policy,
             L.LightningDataModule,
             subclass_mode_data=True,
-            save_config_callback=RunConfig,
+            save_config_callback=RunDirectory,
             save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
             trainer_defaults={"callbacks": [EndTogether(), Dashboard(), Predictions()]},
             auto_configure_optimizers=False,

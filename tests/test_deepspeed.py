@@ -13,7 +13,7 @@ from stepneg.cli import main
 from tests.conftest import BASE
 from tests.rank import on_ranks
 from tests.test_distributed import FIT as SAMPLED_FIT
-from tests.test_sharding import CPU, OBJECTIVES, config_for, fit, scalars
+from tests.test_sharding import CPU, OBJECTIVES, config_for, fit, refuses_another_fit, scalars
 
 pytest.importorskip("deepspeed", reason="make test installs DeepSpeed behind the other tests")
 
@@ -77,6 +77,7 @@ def test_zero_trains_as_one_process_does(stage, tiny, tmp_path):
     assert rounded[-1] < rounded[0]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / stage / "bfloat16" / "last", dtype="auto")
     assert model.dtype == torch.bfloat16
+    refuses_another_fit([*twice, f"--ckpt_path={last}"], ON_CPU)
     if stage == STAGES[0]:
         refuses_pickles(last, twice, tmp_path / "ran")
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from stepneg.analysis.report import report
 from stepneg.callbacks.export import export
 from stepneg.initialise import init
-from stepneg.links import remove
+from stepneg.links import below, folders, remove
 from stepneg.pipeline import forget_other
 from stepneg.problems.arithmetic import Arithmetic
 from tests.test_escaping import evaluated
@@ -84,3 +84,23 @@ def test_a_report_does_not_follow_links(tmp_path: Path, elsewhere: Path) -> None
     report(tmp_path / "runs")
     assert untouched(elsewhere)
     assert (tmp_path / "runs" / "report.md").read_text().startswith("# Report")
+
+
+def test_folders_behind_links_come_once_and_not_without_end(tmp_path: Path) -> None:
+    for name in ("root/seed-0/sft", "scratch/size-4/seed-1/rft/too/deep", "scratch/size-4/seed-1/dpo"):
+        (tmp_path / name).mkdir(parents=True)
+    root, scratch = tmp_path / "root", tmp_path / "scratch"
+    for name, target in (
+        ("again", root / "seed-0"),  # which has a name of its own
+        ("large", scratch),
+        ("twice", scratch / "size-4"),  # seen behind the link above
+        ("seed-0/up", root),
+        ("nowhere", tmp_path / "gone"),
+    ):
+        (root / name).symlink_to(target)
+    (scratch / "size-4" / "all").symlink_to("/")  # behind a link no further one is followed
+    found = {str(folder.relative_to(root)) for folder in folders(root)}
+    behind = ("large", "large/size-4", "large/size-4/seed-1", "large/size-4/seed-1/rft", "large/size-4/seed-1/dpo")
+    assert found == {".", "seed-0", "seed-0/sft", *behind}
+    (scratch / "size-4" / "seed-1" / "rft" / "here").touch()
+    assert below(root, "here", "nothing*") == [root / "large/size-4/seed-1/rft/here"]

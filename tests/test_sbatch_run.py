@@ -17,10 +17,11 @@ def ended(
     log: str = "",
     squeue: str = "echo RUNNING",
     scancel: str = ":",
+    facts: str = "",
 ) -> tuple[int, str, bool]:
     """Exit code of a job, what it said, and whether it went back into the queue."""
     commands = {"squeue": squeue, "srun": f"shift; {step}", "scancel": scancel}
-    commands["scontrol"] = f"echo $@ >> {tmp_path}/said"
+    commands["scontrol"] = f"echo $@ >> {tmp_path}/said; echo '{facts}'"
     for name, text in commands.items():
         file = tmp_path / "bin" / name
         file.parent.mkdir(exist_ok=True)
@@ -38,6 +39,18 @@ def ended(
         ).returncode
     said = tmp_path / "said"
     return code, output.read_text().removeprefix(log), said.exists() and "requeue 7" in said.read_text()
+
+
+@pytest.mark.parametrize(
+    ("preempt", "back"),
+    [("None", False), ("2026-01-02T03:04:04", False), ("2026-01-02T03:04:05", True), ("2026-01-03T00:00:00", True)],
+)
+def test_a_job_of_many_tasks_is_preempted_if_it_has_been_since_it_started(tmp_path: Path, preempt: str, back: bool):
+    """What Slurm says of the time may be of a start before the last."""
+    facts = f"JobId=7\n   StartTime=2026-01-02T03:04:05 EndTime=Unknown\n   PreemptEligibleTime=0 PreemptTime={preempt}"
+    _, said, again = ended(tmp_path, "kill -TERM $$", tasks=2, facts=facts)
+    assert again == back
+    assert ("fit: preempted; back into the queue" in said) == back
 
 
 PUT_BACK = "fit: its time is over; back into the queue\nfit: ended by signal 9; back into the queue\n"

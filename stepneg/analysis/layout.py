@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stepneg.escaping import markdown
+from stepneg.links import below
 
 SEED, SIZE = re.compile("seed-(?P<n>[0-9]+)"), re.compile("size-(?P<n>[1-9][0-9]*)")
 
@@ -31,7 +32,7 @@ def tested_homes(root: Path) -> list[Path]:
 
     What ``stepneg rerun`` made below it is no further run.
     """
-    homes = {file.parent.parent for file in root.glob("**/evaluation/test.json")}
+    homes = {file.parent.parent for file in below(root, "evaluation/test.json")}
     above = {home: [home, *home.parents] for home in homes}
     kept = (home for home in homes if not any(map(is_repetition, above[home][: above[home].index(root)])))
     return sorted(kept, key=natural)

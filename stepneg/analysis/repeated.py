@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from stepneg.links import below
 from stepneg.record import attempts, ended_well, last_of_verbs, leaves
 from stepneg.sampling.store import Sampler
 
@@ -35,8 +36,8 @@ class Compared:
 def compare(old: Path, new: Path) -> list[Compared]:
     """Everything that two runs, or the runs of two chains, left behind."""
     rows: list[Compared] = []
-    homes = {file.parents[1] for file in old.glob("**/attempts/*.json")}
-    homes |= {file.parent for file in old.glob("**/*.started")}  # a chain's runs of init and of studies
+    homes = {file.parents[1] for file in below(old, "attempts/*.json")}
+    homes |= {file.parent for file in below(old, "*.started")}  # a chain's runs of init and of studies
     for home in sorted(home.relative_to(old) for home in homes):
         if not (new / home).is_dir():  # of a chain that did not end well or is another now, or itself a repetition
             continue
@@ -152,7 +153,7 @@ def compare_samples(old: Path, new: Path) -> Iterator[Compared]:
     """
     stores = {
         place
-        for file in old.glob("**/attempts/*.json")
+        for file in below(old, "attempts/*.json")
         for attempt in attempts(file.parents[1])
         for key, text in leaves(attempt["settings"])
         if key.rpartition(".")[2] == "store" and isinstance(text, str)

@@ -32,6 +32,7 @@ from stepneg.escaping import visible
 from stepneg.evaluation_files import of_own_policy, read_evaluation
 from stepneg.links import unlinked
 from stepneg.reading import json_object, number
+from stepneg.record import in_training
 from stepneg.whole import write_whole
 
 COLUMNS = ["method", "seed", "problems", "accuracy", "accuracy_low", "accuracy_high"]
@@ -196,9 +197,11 @@ def runs_left_out(roots: Sequence[Path], damaged: dict[Path, InputError]) -> str
 
 
 def read_all_curves(frame: pd.DataFrame, damaged: dict[Path, InputError]) -> dict[str, list[dict[str, curves.Curve]]]:
-    """The curves of each method's seeds."""
+    """The curves of each method's seeds; of a run that trains anew they are no longer those of its policy."""
     found: dict[str, list[dict[str, curves.Curve]]] = {}
     for row in frame.to_dict("records"):
+        if in_training(Path(row["home"])):
+            continue
         try:
             found.setdefault(row["label"], []).append(curves.read_curves(Path(row["home"])))
         except InputError as error:

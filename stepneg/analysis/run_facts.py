@@ -12,20 +12,25 @@ import yaml
 from stepneg.bounded_yaml import bounded
 from stepneg.credit.values import first_pit
 from stepneg.errors import InputError
+from stepneg.links import below
 from stepneg.reading import byte_lines, json_object, number
-from stepneg.record import attempts, config_file, ended_well, last_data, leaves, tests_of
+from stepneg.record import FOLDER, attempts, config_file, data_of, in_training, last_fit, leaves, tests_of
 
 OWN = ("trainer.default_root_dir", "checkpoint.dirpath")  # of each run another
 FACTS = ("problems", "solutions", "correct_solutions", "distinct_solutions", "mixed_problems", "valued_solutions",
          "examples")  # fmt: skip
+LATER = "a later fit has not ended; all here is of the one before, whose curves are left out"
 SECONDS = ("seconds_sampling", "seconds_grading", "seconds_training")
 
 
 def unfinished(root: Path) -> Iterator[tuple[Path, str]]:
-    """The runs below a directory that have no evaluation on test problems, each with how far it is."""
-    marks = [file for name in ("config.yaml", "fit.started") for file in root.glob(f"**/{name}")]
-    for home in sorted({file.parent for file in marks if "chain" not in file.relative_to(root).parts}):
+    """The runs below a directory that have no evaluation on test problems, or an older one, each with how far it is."""
+    marks = {file.parent for file in below(root, "config.yaml", "fit.started")}
+    marks |= {file.parents[1] for file in below(root, f"{FOLDER}/*-fit-*.json")}
+    for home in sorted(home for home in marks if "chain" not in home.relative_to(root).parts):
         if (home / "evaluation" / "test.json").exists():
+            if in_training(home):
+                yield home, f"{LATER}; run its `stepneg fit` again, and test it"
             continue
         if (home / "last" / "config.json").exists():
             yield home, "trained, not tested; run `stepneg test`"
@@ -45,9 +50,9 @@ def settings(home: Path) -> dict[str, str]:
     file = config_file(home)
     if file is None:
         return {}
-    fits = [attempt["settings"] for attempt in ended_well(attempts(home)) if attempt["verb"] == "fit"]
+    fit = last_fit(home)
     try:  # which a later fit that failed has overwritten
-        given = fits[-1] if fits else bounded(file.read_text())
+        given = fit["settings"] if fit else bounded(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
     flat = {place.replace(".init_args", ""): value for place, value in leaves(given) if value is not None}
@@ -102,7 +107,7 @@ def own_traces(home: Path) -> Path | None:
     """
     found = sorted(home.glob("data/*.traces.jsonl"))
     if len(found) > 1:
-        names = last_data(attempts(home))
+        names = data_of(last_fit(home))
         found = [file for file in found if f"data/{file.name}" in names]
     return found[0] if len(found) == 1 else None
 
@@ -142,7 +147,7 @@ def provenance(home: Path) -> dict[str, str]:
     record = home / "fit.json"
     if record.is_file():
         found["settings"] = str(json_object(record, "run the chain again").get("fingerprint", ""))
-    listed = last_data(attempts(home))
+    listed = data_of(last_fit(home))
     if data := sorted(f.stem for f in home.glob("data/*.json") if not listed or f"data/{f.name}" in listed):
         found["data"] = ", ".join(data)
     kept = tests_of(attempts(home))

@@ -24,10 +24,11 @@ from stepneg.data.prepared import DAMAGED, example_of, read_checked, trace_of
 from stepneg.data.rows import Example, Row, decode, encode_prompt
 from stepneg.errors import InputError
 from stepneg.evaluation_files import read_evaluation
+from stepneg.links import below
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem
 from stepneg.reading import byte_lines, json_object
-from stepneg.record import config_file, data_of_last_fit
+from stepneg.record import FOLDER, config_file, data_of, in_training, last_fit
 
 T = TypeVar("T")
 SPURIOUS = -0.3  # a spurious step of a right solution has at most this advantage, as `stepneg spurious` has it
@@ -149,8 +150,11 @@ def read_solutions(run: Path, limit: int) -> tuple[Settings, Browsed]:
     if not run.is_dir():
         raise InputError(f"{run}: no such directory; give the run directory of a fit (trainer.default_root_dir)")
     found = Browsed()
-    data = newest_data(run, found.notes)
-    settings = read_settings(config_file(run) or run / "config.yaml", found.notes) if data else Settings()
+    data, fit = newest_data(run, found.notes)
+    settings = Settings()
+    if data:
+        file = config_file(run) or run / "config.yaml"
+        settings = read_settings(lambda: fit["settings"] if fit else bounded(file.read_text()), found.notes)
     evaluations = [*sorted(run.glob("evaluation/*.jsonl")), *run.glob("evaluation.jsonl")]
     if data:
         said = len(found.notes)
@@ -182,19 +186,17 @@ def nothing(run: Path, some: bool, notes: Sequence[str]) -> str:
     """Why a directory has nothing to show, and what to do."""
     if some:
         return f"no solution can be read: {'; '.join(notes) or 'its files are empty'}; fit or test again"
-    if (run / "config.yaml").is_file():
+    if (run / "config.yaml").is_file() or any((run / FOLDER).glob("*-fit-*.json")):
         return "a run without data and without evaluation; its fit was stopped before it had made data: run it again"
-    if below := sorted(str(file.parent) for file in run.glob("**/config.yaml")):
-        return f"no run itself, but above {len(below)} of them; give one of them, for example {below[0]}"
+    if runs := [str(file.parent) for file in below(run, "config.yaml")]:
+        return f"no run itself, but above {len(runs)} of them; give one of them, for example {runs[0]}"
     return "no run; give the directory of a fit (with config.yaml and data/) or of an evaluation (evaluation.jsonl)"
 
 
-def read_settings(file: Path, notes: list[str]) -> Settings:
+def read_settings(read: Callable[[], Any], notes: list[str]) -> Settings:
     """The settings of a run's configuration; defaults, with a note, where it cannot be read."""
     try:
-        if not file.is_file():
-            raise FileNotFoundError(file)
-        data = bounded(file.read_text())["data"]
+        data = read()["data"]
         init = data["init_args"]
         rollouts = init.get("rollouts") or {}
         steps = rollouts.get("steps", Settings.steps)
@@ -217,17 +219,24 @@ def read_settings(file: Path, notes: list[str]) -> Settings:
         return Settings()
 
 
-def newest_data(run: Path, notes: list[str]) -> Path | None:
-    """RUN/data/FINGERPRINT.jsonl of the last fit, or, where no record tells it, of the newest settings.
+def newest_data(run: Path, notes: list[str]) -> tuple[Path | None, dict[str, Any] | None]:
+    """RUN/data/FINGERPRINT.jsonl of a run's fit, and the record of that; the newest, and None, if nothing tells.
 
-    A fit that was stopped left only the files beside it.
+    The fit is the last that ended well, or else the last that began to train. One that was stopped earlier left only
+    the files beside it.
     """
     made = {file.with_name(f"{file.name.partition('.')[0]}.jsonl"): file for file in run.glob("data/*.jsonl")}
-    own = data_of_last_fit(run)
+    good, latest = last_fit(run), in_training(run)
+    fit = good or latest
+    own = data_of(fit)
     newest = sorted(made, key=lambda file: (f"data/{file.name}" not in own, -made[file].stat().st_mtime))
     if newest[1:]:
         notes.append(f"data of earlier settings is left out: {', '.join(file.stem for file in newest[1:])}")
-    return newest[0] if newest else None
+    if not newest or f"data/{newest[0].name}" not in own:
+        return next(iter(newest), None), None
+    if good and latest:
+        notes.append("a later fit has not ended well; shown is the data of the last that has")
+    return newest[0], fit
 
 
 def read_lines(file: Path, read: Callable[[Any], T], notes: list[str], limit: int | None = None) -> Iterator[T]:

@@ -287,7 +287,8 @@ class Prepared(L.LightningDataModule):
         tokenizer = self.tokenizer()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         if stage == "fit":
-            self.built = read_built(self.file(self.load_problems()))
+            self.made = self.file(self.load_problems())
+            self.built = read_built(self.made)
         if self.validation is not None:
             self.held_out = self.teacher_examples(self.validation.load(), tokenizer)
 

@@ -146,6 +146,31 @@ def test_the_page(root: Path) -> None:
     assert list(frame["accuracy"]) == [0.5, 1.0, 0.5, 0.75]
 
 
+def test_of_a_run_that_is_fitted_anew_no_curves_are_shown(tmp_path: Path) -> None:
+    """Its accuracy is still that of its policy."""
+    home = run(tmp_path / "seed-0" / "sft", HALF)
+    logged(home, {"train/loss": [3.0, 2.0, 1.0]})
+    write_attempt(home, "fit", run.clock, training="2026-01-01")
+    assert "## Curves" in report(tmp_path)
+    for facts, shown in (({"exit": 2}, True), ({"exit": 1, "training": "2026-01-02"}, False)):
+        run.clock += timedelta(minutes=1)
+        write_attempt(home, "fit", run.clock, **facts)
+        text = report(tmp_path)
+        assert ("## Curves" in text) == shown
+        assert ("sft: a later fit has not ended; all here is of the one before" in text) != shown
+        assert "| sft | 0 | 0 | 50.0 %" in text
+
+
+def test_runs_behind_links_are_in_the_report_once(tmp_path: Path) -> None:
+    run(tmp_path / "scratch" / "seed-1" / "sft", HALF)
+    run(tmp_path / "root" / "seed-0" / "sft", RIGHT)
+    (tmp_path / "root" / "seed-1").symlink_to(tmp_path / "scratch" / "seed-1")
+    (tmp_path / "root" / "latest").symlink_to(tmp_path / "root" / "seed-0")
+    report(tmp_path / "root")
+    frame = pd.read_csv(tmp_path / "root" / "report.csv")
+    assert list(zip(frame["seed"], frame["accuracy"], strict=True)) == [(0, 1.0), (1, 0.5)]
+
+
 def test_the_tables_in_latex(root: Path) -> None:
     report(root)
     text = (root / "report.tex").read_text()

@@ -189,15 +189,44 @@ def test_the_newest_data_is_shown(tmp_path):
 def test_a_copy_shows_the_data_of_the_last_fit_whatever_the_dates_of_its_files(tmp_path):
     run = made(tmp_path)
     write_run(tmp_path, Built([], {}, [WRONG]), [ADA], "aaaabbbbccccdddd")
-    record = start("fit", ["fit"], {}, run) | {"exit": 0, "data": {f"data/{FILE}.jsonl": "mark"}}
+    settings = json.loads((run / "config.yaml").read_text())
+    record = start("fit", ["fit"], settings, run) | {"exit": 0, "data": {f"data/{FILE}.jsonl": "mark"}}
     (run / "attempts").mkdir()
     (run / "attempts" / "0.json").write_text(json.dumps(record))
     for number, stem in enumerate((FILE, "aaaabbbbccccdddd")):
         for file in (run / "data").glob(f"{stem}*"):
             os.utime(file, (number, number))
     assert read(run).notes == ["data of earlier settings is left out: aaaabbbbccccdddd"]
-    (run / "attempts" / "1.json").write_text(json.dumps(record | {"exit": None, "data": {}}))  # another that goes on
-    assert read(run).notes == [f"data of earlier settings is left out: {FILE}"]
+
+
+def test_data_and_settings_are_of_the_same_fit(tmp_path):
+    """Fits A, B, and A again, which was stopped: A's configuration is the last, B's are the policy and the data."""
+    run, other = made(tmp_path), "aaaabbbbccccdddd"
+    write_run(tmp_path, Built([], {}, [WRONG]), [ADA], other)
+    records = [
+        start("fit", ["fit"], {"data": {"class_path": "x.Pairs", "init_args": {"policy": "p", "k": k}}}, run)
+        | {"training": "2026-01-01", "exit": 0, "data": {f"data/{stem}.jsonl": "mark"}}
+        for k, stem in ((3, FILE), (5, other), (3, FILE))
+    ]
+    (run / "attempts").mkdir()
+    left_out = [f"data of earlier settings is left out: {FILE}"]
+    later = "a later fit has not ended well; shown is the data of the last that has"
+    for attempts, k, notes in (
+        ([records[0], records[1]], 5, left_out),
+        ([records[0], records[1], records[2] | {"exit": 1}], 5, [*left_out, later]),
+        ([records[0], records[1], records[2] | {"exit": 2, "training": None}], 5, left_out),  # refused
+        ([records[0] | {"exit": 1}, records[1] | {"exit": 1}], 5, left_out),  # of those that never ended, the last
+        ([], 1, left_out),  # of an earlier version: as the dates and config.yaml have it
+    ):
+        for file in (run / "attempts").iterdir():
+            file.unlink()
+        for number, attempt in enumerate(attempts):
+            (run / "attempts" / f"{number}.json").write_text(json.dumps(attempt))
+        for number, stem in enumerate((FILE, other)):
+            for file in (run / "data").glob(f"{stem}*"):
+                os.utime(file, (number, number))
+        settings, found = read_solutions(run, 1000)
+        assert (settings.k, found.notes) == (k, notes)
 
 
 def test_long_texts_are_cut_and_say_so(tmp_path):

@@ -53,7 +53,7 @@ def test_a_fit_shows_the_pits_that_its_data_uses(options, pit, tiny, tmp_path, m
     shown = []
     monkeypatch.setattr(traces, "describe", lambda *of, **how: shown.append(describe(*of, **how)) or shown[-1])
     trainer = SimpleNamespace(datamodule=data, is_global_zero=True, default_root_dir=tmp_path, logger=None)
-    StepValueTraces().on_fit_start(trainer, None)
+    StepValueTraces().on_train_start(trainer, None)
     ((text, figure),) = shown
     marked = [line.split(" ")[1] for line in text.splitlines() if "first pit" in line]
     assert marked == ([] if pit is None else [str(pit)])

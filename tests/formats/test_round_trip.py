@@ -124,11 +124,12 @@ def test_samples_of_a_run_are_those_of_the_policy_that_it_sampled(home, tmp_path
     shutil.copytree(home / "run", run)
     shutil.copytree(tiny, other)
     (other / "config.json").write_text((tiny / "config.json").read_text() + " ")
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace(str(tiny), str(other)))
+    (record,) = (run / "attempts").iterdir()
+    attempt = json.loads(record.read_text())
+    attempt["settings"]["data"]["init_args"]["policy"] = str(other)
+    record.write_text(json.dumps(attempt))
     main(["export", "samples", str(run), str(tmp_path / "samples.jsonl")])
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == SIZE * SAMPLES
-    (record,) = (run / "attempts").iterdir()
     record.write_text(record.read_text().replace(content(tiny), "0" * 64))
     error = bad(capsys, "export", "samples", str(run), str(tmp_path / "again.jsonl"))
     assert f"{other}: is gone, or is another policy than the fit of {run} has sampled" in error
@@ -359,6 +360,7 @@ def test_what_is_no_pair_under_a_checksum_that_fits_is_named(row, said, home, tm
 def test_a_run_without_settings_is_named(text, home, tmp_path, capsys):
     shutil.copytree(home / "run", tmp_path / "run")
     (tmp_path / "run" / "config.yaml").write_text(text)
+    shutil.rmtree(tmp_path / "run" / "attempts")  # which would tell them
     error = bad(capsys, "export", "pairs", str(tmp_path / "run"), str(tmp_path / "pairs.jsonl"))
     assert "holds no config.yaml that can be read" in error
 

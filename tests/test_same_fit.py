@@ -1,0 +1,160 @@
+"""A checkpoint is for the fit that wrote it; and a fit that begins anew leaves nothing of an earlier one as its own."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from stepneg.analysis.repeated import compare
+from stepneg.cli import main
+from stepneg.initialise import init
+from stepneg.links import put_results_aside
+from stepneg.problems.arithmetic import Arithmetic
+from stepneg.rerun import rerun
+from stepneg.same_fit import KEY, Identity, differing, gone_on, in_words, kept
+from tests.test_fit import FIT
+
+LR = "model.optimizer.init_args.lr"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> str:
+    file = tmp_path_factory.mktemp("config") / "fit.yaml"
+    file.write_text(FIT.replace("POLICY", str(tiny)))
+    return f"--config={file}"
+
+
+@pytest.fixture(scope="module")
+def done(config: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("done") / "run"
+    main(["fit", config, f"--trainer.default_root_dir={run}", "--trainer.max_epochs=1"])
+    return run
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    """All that a run holds but for the records of attempts, and the sign that it is held."""
+    files = (file for file in run.rglob("*") if file.is_file() and file.parent.name != "attempts")
+    return {file.relative_to(run): file.read_bytes() for file in files if not file.name.startswith(".")}
+
+
+@pytest.fixture
+def larger(tmp_path: Path) -> Path:
+    init(tmp_path / "larger", Arithmetic(size=200), vocabulary=900, hidden_size=96, layers=2, context=256)
+    return tmp_path / "larger"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (f"--{LR}=0.03", f"{LR} was 0.003, and is 0.03"),
+        ("--model.warmup=0.5", "model.warmup was 0.1, and is 0.5"),
+        ("--model.optimizer=torch.optim.SGD", "model.optimizer.class_path was torch.optim.AdamW, and is torch.optim"),
+        ("--data.problems.init_args.size=41", "training data was "),
+        ("--model.path=LARGER", "policy that it starts from was "),
+        ("--model.objective=stepneg.objectives.WeightedLikelihood", "model.objective.class_path was stepneg.obj"),
+    ],
+)
+def test_the_checkpoint_of_another_fit_is_refused_and_the_run_stays_as_it_is(
+    change: str, said: str, config: str, done: Path, tmp_path: Path, larger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    before = contents(run)
+    command = ["fit", config, f"--trainer.default_root_dir={run}", "--trainer.max_epochs=1", "--ckpt_path=last"]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, change.replace("LARGER", str(larger))])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"ckpt_path: the checkpoint is of another fit: {said}" in error
+    assert {name: text for name, text in contents(run).items() if name in before} == before
+    assert {name.parts[0] for name in contents(run).keys() - before.keys()} <= {"data", "tensorboard"}
+
+
+def test_weights_of_another_model_are_refused(
+    config: str, done: Path, tmp_path: Path, larger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a verb that is no fit, or where the checkpoint does not say which fit it is of."""
+    last = done / "checkpoints" / "last.ckpt"
+    values = torch.load(last, weights_only=True)
+    del values[KEY]
+    torch.save(values, tmp_path / "old.ckpt")
+    for verb, checkpoint in (("validate", last), ("fit", tmp_path / "old.ckpt")):
+        options = [f"--trainer.default_root_dir={tmp_path / verb}", f"--model.path={larger}"]
+        with pytest.raises(SystemExit) as stop:
+            main([verb, config, *options, f"--ckpt_path={checkpoint}", "--trainer.max_epochs=1"])
+        assert stop.value.code == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"the checkpoint is of another model than {larger}: " in error
+        assert "of shape [" in error
+
+
+def test_a_fit_whose_epochs_were_changed_on_its_way_says_so(
+    config: str, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    options = [config, f"--trainer.default_root_dir={run}", "--ckpt_path=last"]
+    stop = "--trainer.callbacks+=tests.stop.StopAfterEpoch"
+    main(["fit", *options, "--trainer.max_epochs=3", stop])
+    main(["fit", *options, "--trainer.max_epochs=3"])  # which changes nothing, and does not forget
+    *_, last = sorted((run / "attempts").iterdir())
+    assert json.loads(last.read_text())["changed"] == [{"trainer.max_epochs": [1, 3]}]
+    assert json.loads(last.read_text())["training"]
+    assert "the fit goes on, with changes: trainer.max_epochs from 1 to 3" in caplog.text
+    table, same = rerun(run, tmp_path / "again")
+    assert not same, "a schedule of 3 epochs is not one of 1 and then of 3"
+    assert "weights differ" in table
+    assert f"{run}: the fit went on with changes (trainer.max_epochs from 1 to 3); its rep" in capsys.readouterr().out
+
+
+def test_a_fit_that_goes_on_unchanged_has_no_changes_to_tell(config: str, done: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    main(["fit", config, f"--trainer.default_root_dir={run}", "--ckpt_path=last", "--trainer.max_epochs=1"])
+    *_, last = sorted((run / "attempts").iterdir())
+    assert "changed" not in json.loads(last.read_text())
+    assert all(row.same for row in compare(done, run) if row.what == "last/model.safetensors")
+
+
+def test_only_what_both_versions_know_is_compared() -> None:
+    then, now = {"a": 1, "b": 2}, {"b": 3, "c": 4}
+    assert differing(then, now, all_known=False) == {"b": [2, 3]}
+    assert differing(then, now, all_known=True) == {"a": [1, None], "b": [2, 3], "c": [None, 4]}
+    new = Identity("2", {"c": 1}, {"epochs": 3})
+    assert gone_on({}, new) == new
+    assert gone_on({KEY: kept(Identity("1", {"d": 1}, {"epochs": 3}))}, new) == new
+    old = Identity("1", {"c": 1}, {"epochs": 2}, [{"epochs": [1, 2]}])
+    assert gone_on({KEY: kept(old)}, new).changed == [{"epochs": [1, 2]}, {"epochs": [2, 3]}]
+    assert in_words(gone_on({KEY: kept(old)}, new).changed) == "epochs from 1 to 2, then epochs from 2 to 3"
+
+
+def test_a_fit_that_begins_anew_puts_aside_what_is_not_its_own(config: str, done: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    for name in ("best/config.json", "figures/trace-0.png", "evaluation/validation-step3.json"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("old")
+    main(["fit", config, f"--trainer.default_root_dir={run}", "--trainer.max_epochs=1"])
+    assert not (run / "best").exists()
+    assert not (run / "figures").exists()
+    assert not list((run / "evaluation").iterdir())
+    assert {name: text for name, text in contents(run / "earlier").items() if text != b"old"} == {}
+    assert len(contents(run / "earlier")) == 3
+
+
+def test_what_was_put_aside_is_replaced_by_what_is(tmp_path: Path) -> None:
+    put_results_aside(tmp_path)
+    assert not list(tmp_path.iterdir())
+    for step, text in ((1, "first"), (2, "second")):
+        for name in ("best/model", f"evaluation/validation-step{step}.jsonl", "evaluation/test.json"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+        put_results_aside(tmp_path)
+        aside = contents(tmp_path / "earlier")
+        assert aside == {
+            Path("best/model"): text.encode(),
+            Path(f"evaluation/validation-step{step}.jsonl"): text.encode(),
+        }
+    assert [file.name for file in (tmp_path / "evaluation").iterdir()] == ["test.json"]
