@@ -12,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
 
 from stepneg.errors import InputError
+from stepneg.exits import PLACES
 from stepneg.whole import beside, settle, take_place, whole
 
 
@@ -110,9 +111,11 @@ def refuse_unfit(strategy: Strategy) -> None:
     def load_checkpoint(checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         try:
             return load(checkpoint_path, weights_only)
-        except (InputError, pickle.UnpicklingError):
-            raise
         except Exception as error:  # torch and DeepSpeed raise about anything
+            if isinstance(error, InputError | pickle.UnpicklingError | torch.OutOfMemoryError) or (
+                isinstance(error, OSError) and error.errno in PLACES
+            ):
+                raise
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"{checkpoint_path}: cannot be loaded into this policy and optimiser ({said}): it is damaged, or of"

@@ -15,7 +15,7 @@ PLACE = {"fingerprint": False}
 def plain(value: Any) -> Any:
     """``value`` as JSON can hold it: the same for equal settings, whatever object carries them.
 
-    Fields that say where something is kept, with ``PLACE`` as their metadata, are no settings.
+    Fields that say where or by what something is done, with ``PLACE`` as their metadata, are no settings.
     """
     if is_dataclass(value) and not isinstance(value, type):
         told = {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.metadata != PLACE}

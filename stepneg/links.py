@@ -33,7 +33,7 @@ def folders(root: Path) -> Iterator[Path]:
                 if entry.is_dir(follow_symlinks=False):
                     if left != 0:
                         waiting.append((folder / entry.name, left and left - 1))
-                elif left is None and entry.is_symlink() and entry.is_dir():
+                elif left is None and entry.is_symlink() and os.path.isdir(entry.path):  # False for one to itself
                     links.append((folder / entry.name, BEHIND))
 
 
@@ -58,10 +58,8 @@ def put_aside(checkpoint: Path) -> None:
 
 
 def put_results_aside(run: Path) -> None:
-    """Move what a fit leaves besides policy, data and checkpoint to ``RUN/earlier``, in the place of what is there."""
-    evaluations = [f"evaluation/{file.name}" for file in sorted(run.glob("evaluation/validation-step*.json*"))]
-    if evaluations:
-        remove(run / EARLIER / "evaluation")
+    """Move what a fit leaves besides policy, data and checkpoint to ``RUN/earlier``, in the place of its like there."""
+    evaluations = [f"evaluation/{file.name}" for file in run.glob("evaluation/validation-step*.json*")]
     for name in ("best", "figures", *evaluations):
         if os.path.lexists(run / name):
             remove(run / EARLIER / name)

@@ -1,6 +1,7 @@
 """The LightningModule: a causal language model and the objective that it is trained on."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
 from stepneg.errors import InputError
 from stepneg.objectives import IGNORED, Objective, token_log_probs
 from stepneg.policy_folder import check_folder, loaded
-from stepneg.same_fit import KEY, Identity, gone_on, identity, in_words, kept
+from stepneg.same_fit import KEY, Identity, gone_on, identity, in_words
 from stepneg.sampling.store import fingerprint_policy
 from stepneg.sharding import divide, gradient_norm, zero3
 from stepneg.tree_attention import attention_plan
@@ -224,11 +225,16 @@ class Policy(L.LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return bool(self.trainer.loggers) and every > 0 and steps % every == 0
 
+    def on_fit_start(self) -> None:
+        """Note what the fit is, before anything that it starts from could change."""
+        if self.settings and self.of_fit is None:
+            self.of_fit = identity(self.settings, self.trainer, self.start)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the checkpoint before if a step has spoilt the weights; else say which fit this one is of."""
         self.check_weights()
-        if self.settings:
-            checkpoint[KEY] = kept(self.of_fit or identity(self.settings, self.trainer, self.start))
+        if self.of_fit is not None:
+            checkpoint[KEY] = asdict(self.of_fit)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another fit, and weights of another model.

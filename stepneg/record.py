@@ -255,14 +255,27 @@ def last_fit(home: Path) -> dict[str, Any] | None:
 
     Its settings and its data belong together; ``RUN/config.yaml`` may be of a later fit.
     """
-    fits = [attempt for attempt in ended_well(attempts(home)) if attempt["verb"] == "fit"]
-    return fits[-1] if fits else None
+    return trained(attempts(home))
+
+
+def trained(kept: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last attempt at a fit that ended well; where nothing was left to train for it, the one that has trained."""
+    fits = [attempt for attempt in kept if attempt["verb"] == "fit"]
+    if (good := next(iter(ended_well(reversed(fits))), None)) is None or good.get("training"):
+        return good
+    before = [attempt for attempt in fits[: fits.index(good)] if attempt.get("training")]
+    return before[-1] if before else good  # earlier versions did not note it
 
 
 def in_training(home: Path) -> dict[str, Any] | None:
-    """The attempt at a fit that began to train last, unless it ended well: it still trains, or never ended."""
+    """The attempt at a fit that began to train last, unless a fit has ended well since: it trains, or never ended."""
     fits = [a for a in attempts(home) if a["verb"] == "fit" and (a.get("training") or a.get("exit") == 0)]
     return fits[-1] if fits and fits[-1].get("exit") != 0 else None
+
+
+def fit_of(home: Path) -> dict[str, Any] | None:
+    """The attempt at the fit that a run's files are of: the last that ended well, or else began to train."""
+    return last_fit(home) or in_training(home)
 
 
 def data_of(fit: Mapping[str, Any] | None) -> set[str]:
@@ -281,9 +294,11 @@ def of_all(attempt: Mapping[str, Any]) -> bool:
     return attempt.get("only") is None and attempt.get("part", WHOLE) == WHOLE
 
 
-def last_of_verbs(kept: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last attempt of each verb, a fit before what uses its policy."""
-    last = {attempt["verb"]: attempt for attempt in kept}
+def last_of_verbs(kept: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last attempt of each verb that ended well, of fit as :func:`trained`, before what uses its policy."""
+    last = {attempt["verb"]: attempt for attempt in ended_well(kept)}
+    if "fit" in last:
+        last["fit"] = trained(kept) or last["fit"]
     return sorted(last.values(), key=lambda attempt: attempt["verb"] != "fit")
 
 

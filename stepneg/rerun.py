@@ -64,7 +64,7 @@ def rerun(run_dir: Path, root: Path | None = None) -> tuple[str, bool]:
     if new.exists() and (not new.is_dir() or any(new.iterdir())):
         raise InputError(f"{new}: there is something already; give another --root, or remove it")
     chains = [attempt for attempt in done if attempt["verb"] in CHAINS]
-    again = chains[-1:] or last_of_verbs(done)
+    again = chains[-1:] or last_of_verbs(history)
     for place, mark in again[-1].get("begun", {}).items():
         if (file := run_dir / place).is_file() and file.read_text() != mark:
             raise InputError(

@@ -14,7 +14,7 @@ from stepneg.callbacks.evaluation import VLLMEvaluation
 from stepneg.errors import InputError
 from stepneg.options import parse
 from stepneg.pipeline import draw_options
-from stepneg.record import last_fit
+from stepneg.record import fit_of
 from stepneg.training import StepnegCLI, cli
 
 
@@ -39,13 +39,13 @@ OF_THE_VERB = ("ckpt_path", "weights_only")  # options of a fit on which no data
 
 
 def resolve_run(run: Path) -> jsonargparse.Namespace:
-    """The options of a fit that has run, instantiated, from its directory: of the last that ended well.
+    """The options of a run's fit (:func:`stepneg.record.fit_of`), instantiated, from its directory.
 
     Raises:
         InputError: it is no run directory, or its configuration is of another version.
     """
     try:
-        fit = last_fit(run)
+        fit = fit_of(run)
         config = fit["settings"] if fit else yaml.safe_load((run / "config.yaml").read_text())
         kept = {key: value for key, value in config.items() if key not in OF_THE_VERB}
     except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:

@@ -33,7 +33,7 @@ from stepneg.data.handover import ATTEMPT, attempt, once
 from stepneg.data.prepared import Prepared
 from stepneg.errors import InputError, above, at_least
 from stepneg.fingerprint import fingerprint
-from stepneg.links import put_results_aside
+from stepneg.links import EARLIER, put_results_aside
 from stepneg.lock import held
 from stepneg.options import Strict, parse
 from stepneg.pickles import check_index, plain_values_only, refused_in_a_line
@@ -44,6 +44,7 @@ from stepneg.whole import settle, write_whole
 from stepneg.written import block, of_run
 
 CONFIG = "config.yaml"
+REPLACED = ("last", "best", "evaluation", EARLIER)  # in a run directory, by a fit that begins anew
 # Beginnings of Lightning's messages on what is not asked of a run, by the module that logs them.
 UNASKED = {
     "utilities.rank_zero": ("💡 Tip", "TPU available: False"),
@@ -89,7 +90,7 @@ class RunDirectory(SaveConfigCallback):
         """Before anything else of this fit is written."""
         if not trainer.is_global_zero:
             return
-        if trainer.ckpt_path is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.ckpt_path is None:
             put_results_aside(Path(trainer.default_root_dir))
         self.save_config(trainer, pl_module, "fit")
         if self.told is not None:
@@ -216,14 +217,17 @@ class StepnegCLI(LightningCLI):
         home = Path(self.trainer.default_root_dir)
         with recorded(home, start(subcommand, self.argv, settings, home) | devices()) as add:
             add({"problems": loaded(self.sources(subcommand))})
+
+            def told() -> None:
+                changed = self.model.of_fit.changed if self.model.of_fit else []
+                add({"training": now(), "data": self.data_of(home)} | ({"changed": changed} if changed else {}))
+
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, RunDirectory):
-                    callback.told = lambda: add({"training": now(), "data": self.data_of(home)})
+                    callback.told = told
             with interruptible():
                 super()._run_subcommand(subcommand)
             add({"data": self.data_of(home)})
-            if (of_fit := self.model.of_fit) is not None and of_fit.changed:
-                add({"changed": of_fit.changed})
 
     def data_of(self, home: Path) -> dict[str, str]:
         """The files of a verb's data in a run's directory, and their fingerprints; those of other settings left out."""
@@ -243,15 +247,17 @@ class StepnegCLI(LightningCLI):
         return [c for c in self.trainer.callbacks if isinstance(c, VLLMEvaluation)]  # type: ignore[attr-defined]
 
     def check_task(self, subcommand: str) -> None:
-        """Refuse a verb that has nothing to work with, and a fit that knows no last step, before data are made.
+        """Refuse a verb that has nothing to work with, and a fit that cannot end, before data are made.
 
         Raises:
-            InputError: ``validate``, ``test`` or ``predict`` has no problems; ``fit`` has no limit but of time, or a
-                number that is out of its range.
+            InputError: ``validate``, ``test`` or ``predict`` has no problems; ``fit`` has no limit but of time, a
+                number that is out of its range, or starts from what it will overwrite.
         """
         at_least(1, **{"data.batch_size": getattr(self.datamodule, "batch_size", 1)})
         if subcommand == "fit":
             check_steps(self.trainer, self.model)
+            starts = {"model.path": self.model.path, "data.policy": getattr(self.datamodule, "policy", None)}
+            check_start(Path(self.trainer.default_root_dir), starts)
         if subcommand == "fit" or getattr(self.datamodule, "validation", "own") is not None:
             return
         stage = {"validate": "validation", "test": "test"}.get(subcommand)
@@ -314,6 +320,20 @@ def check_steps(trainer: L.Trainer, policy: Policy) -> None:
         policy.optimizer([torch.nn.Parameter(torch.zeros(1))])
     except ValueError as error:
         raise InputError(f"model.optimizer: {error}") from error
+
+
+def check_start(home: Path, starts: Mapping[str, Path | None]) -> None:
+    """Refuse a fit that starts from a policy which it will overwrite, and could not go on from a checkpoint then.
+
+    Raises:
+        InputError: by the option.
+    """
+    for option, policy in starts.items():
+        if policy and any(policy.resolve().is_relative_to((home / name).resolve()) for name in REPLACED):
+            raise InputError(
+                f"{option}: {policy} is in the fit's own run directory, and is replaced by this fit; give it another"
+                " trainer.default_root_dir"
+            )
 
 
 def endless(trainer: L.Trainer) -> bool:

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
-from stepneg.record import attempts, chain, content, inputs, last_of_verbs, recorded, start
+from stepneg.record import attempts, chain, content, inputs, last_of_verbs, recorded, start, trained
 
 
 def test_attempts_stay_in_order_whatever_the_clock_does(tmp_path: Path, monkeypatch) -> None:
@@ -30,8 +31,37 @@ def test_a_file_that_is_no_record_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_fit_is_repeated_before_what_uses_its_policy() -> None:
-    kept = [{"verb": verb, "number": n} for n, verb in enumerate(["test", "fit", "validate", "fit", "test"])]
+    verbs = ["test", "fit", "validate", "fit", "test", "predict"]
+    kept = [{"verb": verb, "number": n, "exit": int(verb == "predict")} for n, verb in enumerate(verbs)]
     assert [a["number"] for a in last_of_verbs(kept)] == [3, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("fits", "expected"),
+    [
+        ("", None),
+        ("killed", None),
+        ("good", 0),
+        ("good good", 1),
+        ("good nothing", 0),  # was left to train
+        ("killed nothing", 0),  # behind its last checkpoint
+        ("good killed", 0),
+        ("old nothing", 1),  # nobody noted which has trained
+        ("good refused", 0),
+        ("good killed good nothing nothing refused killed", 2),
+    ],
+)
+def test_the_fit_of_a_run_is_the_one_that_has_trained_its_policy(fits: str, expected: int | None) -> None:
+    kinds = {
+        "good": {"training": "2026", "exit": 0},
+        "nothing": {"exit": 0},
+        "old": {"exit": 0},
+        "killed": {"training": "2026", "exit": None},
+        "refused": {"exit": 2},
+    }
+    kept = [{"verb": "fit", "number": n} | kinds[kind] for n, kind in enumerate(fits.split())]
+    found = trained([{"verb": "validate", "exit": 0}, *kept, {"verb": "test", "exit": 0}])
+    assert (found and found["number"]) == expected
 
 
 def test_a_killed_attempt_is_kept(tmp_path: Path) -> None:

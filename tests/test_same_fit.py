@@ -2,18 +2,24 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from stepneg.analysis.repeated import compare
 from stepneg.cli import main
+from stepneg.data.rollouts import Rollouts
+from stepneg.errors import InputError
+from stepneg.fingerprint import fingerprint
 from stepneg.initialise import init
 from stepneg.links import put_results_aside
 from stepneg.problems.arithmetic import Arithmetic
+from stepneg.record import last_fit
 from stepneg.rerun import rerun
-from stepneg.same_fit import KEY, Identity, differing, gone_on, in_words, kept
+from stepneg.same_fit import KEY, START, Identity, differing, gone_on, identity, in_words
+from stepneg.sampling.vllm_engine import VLLMEngine
 from tests.test_fit import FIT
 
 LR = "model.optimizer.init_args.lr"
@@ -51,8 +57,8 @@ def larger(tmp_path: Path) -> Path:
         (f"--{LR}=0.03", f"{LR} was 0.003, and is 0.03"),
         ("--model.warmup=0.5", "model.warmup was 0.1, and is 0.5"),
         ("--model.optimizer=torch.optim.SGD", "model.optimizer.class_path was torch.optim.AdamW, and is torch.optim"),
-        ("--data.problems.init_args.size=41", "training data was "),
-        ("--model.path=LARGER", "policy that it starts from was "),
+        ("--data.problems.init_args.size=41", "the fingerprint of its training data (data.*) was "),
+        ("--model.path=LARGER", "the policy that it starts from was "),
         ("--model.objective=stepneg.objectives.WeightedLikelihood", "model.objective.class_path was stepneg.obj"),
     ],
 )
@@ -109,25 +115,73 @@ def test_a_fit_whose_epochs_were_changed_on_its_way_says_so(
     assert f"{run}: the fit went on with changes (trainer.max_epochs from 1 to 3); its rep" in capsys.readouterr().out
 
 
-def test_a_fit_that_goes_on_unchanged_has_no_changes_to_tell(config: str, done: Path, tmp_path: Path) -> None:
+def test_where_nothing_was_left_to_train_the_fit_is_the_one_that_trained(
+    config: str, done: Path, tmp_path: Path
+) -> None:
+    """And not one with other options that trained nothing."""
     run = tmp_path / "run"
     shutil.copytree(done, run)
-    main(["fit", config, f"--trainer.default_root_dir={run}", "--ckpt_path=last", "--trainer.max_epochs=1"])
+    options = [config, f"--trainer.default_root_dir={run}", "--ckpt_path=last", "--trainer.max_epochs=1"]
+    main(["fit", *options, "--data.batch_size=4"])
+    first, last = (json.loads(file.read_text()) for file in sorted((run / "attempts").iterdir()))
+    assert first["training"]
+    assert not {"training", "changed"} & last.keys()
+    assert last_fit(run) == first
+    assert "batch_size: 8" in (run / "config.yaml").read_text()
+    table, same = rerun(run, tmp_path / "again")
+    assert same, table
+
+
+def test_a_fit_goes_on_in_another_precision_and_with_another_engine(config: str, done: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    options = [config, f"--trainer.default_root_dir={run}", "--ckpt_path=last", "--trainer.precision=bf16-mixed"]
+    main(["fit", *options, "--trainer.max_epochs=2"])
     *_, last = sorted((run / "attempts").iterdir())
-    assert "changed" not in json.loads(last.read_text())
-    assert all(row.same for row in compare(done, run) if row.what == "last/model.safetensors")
+    (changed,) = json.loads(last.read_text())["changed"]
+    assert changed.keys() == {"trainer.max_epochs", "trainer.precision"}
+    engines = (VLLMEngine(), VLLMEngine(gpu_memory_utilization=0.5))
+    assert len({fingerprint(Rollouts(engine)) for engine in engines}) == 1
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_fit_does_not_start_from_what_it_replaces(
+    name: str, config: str, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    (run / "best").symlink_to(run / "last")
+    before = contents(run)
+    for option in ("model.path", "data.policy"):
+        with pytest.raises(SystemExit):
+            main(["fit", config, f"--trainer.default_root_dir={run}", f"--{option}={run / name}"])
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"{option}: {run / name} is in the fit's own run directory, and is replaced by this fit" in error
+    assert contents(run) == before
+
+
+def test_data_modules_that_make_nothing_are_compared_by_their_options(tmp_path: Path, tiny: Path) -> None:
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(), world_size=1)
+    settings = {"data": {"init_args": {"policy": str(tiny), "seed": 1, "batch_size": 3, "curriculum": {0: 2}}}}
+    found = identity(settings, trainer, tiny)  # type: ignore[arg-type]
+    shutil.copytree(tiny, tmp_path / "moved")
+    settings["data"]["init_args"]["policy"] = str(tmp_path / "moved")
+    assert identity(settings, trainer, tmp_path / "moved") == found  # type: ignore[arg-type]
+    assert found.fixed.keys() == {START, "data.init_args.policy", "data.init_args.seed", "data.init_args.curriculum.0"}
+    assert found.loose["data.init_args.batch_size"] == 3
 
 
 def test_only_what_both_versions_know_is_compared() -> None:
-    then, now = {"a": 1, "b": 2}, {"b": 3, "c": 4}
-    assert differing(then, now, all_known=False) == {"b": [2, 3]}
-    assert differing(then, now, all_known=True) == {"a": [1, None], "b": [2, 3], "c": [None, 4]}
-    new = Identity("2", {"c": 1}, {"epochs": 3})
+    assert differing({"a": 1, "b": 2, "d": None}, {"b": 3, "c": 4, "d": None}) == {"b": [2, 3]}
+    new = Identity({"c": 1}, {"epochs": 3})
     assert gone_on({}, new) == new
-    assert gone_on({KEY: kept(Identity("1", {"d": 1}, {"epochs": 3}))}, new) == new
-    old = Identity("1", {"c": 1}, {"epochs": 2}, [{"epochs": [1, 2]}])
-    assert gone_on({KEY: kept(old)}, new).changed == [{"epochs": [1, 2]}, {"epochs": [2, 3]}]
-    assert in_words(gone_on({KEY: kept(old)}, new).changed) == "epochs from 1 to 2, then epochs from 2 to 3"
+    assert gone_on({KEY: asdict(Identity({"d": 1}, {"epochs": 3}))}, new) == new
+    old = Identity({"c": 1}, {"epochs": 2}, [{"epochs": [1, 2]}])
+    assert gone_on({KEY: asdict(old)}, new).changed == [{"epochs": [1, 2]}, {"epochs": [2, 3]}]
+    assert in_words(gone_on({KEY: asdict(old)}, new).changed) == "epochs from 1 to 2, then epochs from 2 to 3"
+    for strange in (7, {"epoch": 1}, asdict(new) | {"more": 1}):
+        with pytest.raises(InputError, match="of another version of stepneg, or of another tool"):
+            gone_on({KEY: strange}, new)
 
 
 def test_a_fit_that_begins_anew_puts_aside_what_is_not_its_own(config: str, done: Path, tmp_path: Path) -> None:
@@ -144,7 +198,7 @@ def test_a_fit_that_begins_anew_puts_aside_what_is_not_its_own(config: str, done
     assert len(contents(run / "earlier")) == 3
 
 
-def test_what_was_put_aside_is_replaced_by_what_is(tmp_path: Path) -> None:
+def test_what_was_put_aside_is_replaced_by_its_like(tmp_path: Path) -> None:
     put_results_aside(tmp_path)
     assert not list(tmp_path.iterdir())
     for step, text in ((1, "first"), (2, "second")):
@@ -152,9 +206,9 @@ def test_what_was_put_aside_is_replaced_by_what_is(tmp_path: Path) -> None:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text(text)
         put_results_aside(tmp_path)
-        aside = contents(tmp_path / "earlier")
-        assert aside == {
-            Path("best/model"): text.encode(),
-            Path(f"evaluation/validation-step{step}.jsonl"): text.encode(),
-        }
-    assert [file.name for file in (tmp_path / "evaluation").iterdir()] == ["test.json"]
+    assert contents(tmp_path) == {
+        Path("evaluation/test.json"): b"second",
+        Path("earlier/best/model"): b"second",
+        Path("earlier/evaluation/validation-step1.jsonl"): b"first",
+        Path("earlier/evaluation/validation-step2.jsonl"): b"second",
+    }

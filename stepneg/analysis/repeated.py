@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from stepneg.links import below
-from stepneg.record import attempts, ended_well, last_of_verbs, leaves
+from stepneg.record import attempts, last_of_verbs, leaves
 from stepneg.sampling.store import Sampler
 
 TABLES = ("*.csv", "*.jsonl")  # of studies, predictions and chains; and what was written there by hand
@@ -60,7 +60,7 @@ def compare(old: Path, new: Path) -> list[Compared]:
 
 def repeatable(home: Path) -> list[dict[str, Any]]:
     """The attempts of a run that a repetition is of: the last of each verb that ended well."""
-    return last_of_verbs(ended_well(attempts(home)))
+    return last_of_verbs(attempts(home))
 
 
 def problems_of(home: Path) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from stepneg.credit.values import advantages, step_values
 from stepneg.data.prepared import DAMAGED, example_of, read_checked, trace_of
 from stepneg.data.rows import Example, Row, decode, encode_prompt
 from stepneg.errors import InputError
-from stepneg.evaluation_files import read_evaluation
+from stepneg.evaluation_files import of_own_policy, read_evaluation
 from stepneg.links import below
 from stepneg.policy_folder import load_tokenizer
 from stepneg.problems import Problem
 from stepneg.reading import byte_lines, json_object
-from stepneg.record import FOLDER, config_file, data_of, in_training, last_fit
+from stepneg.record import FOLDER, config_file, data_of, fit_of, in_training
 
 T = TypeVar("T")
 SPURIOUS = -0.3  # a spurious step of a right solution has at most this advantage, as `stepneg spurious` has it
@@ -169,6 +169,8 @@ def read_solutions(run: Path, limit: int) -> tuple[Settings, Browsed]:
                 read_evaluation(values)
         except InputError as error:
             found.notes.append(str(error))
+    if not of_own_policy(run):
+        found.notes.append("the solutions of the test are another policy's than RUN/last; test the run again")
     if not found.solutions:
         raise InputError(f"{run}: {nothing(run, bool(data or evaluations), found.notes)}")
     return settings, found
@@ -226,15 +228,14 @@ def newest_data(run: Path, notes: list[str]) -> tuple[Path | None, dict[str, Any
     the files beside it.
     """
     made = {file.with_name(f"{file.name.partition('.')[0]}.jsonl"): file for file in run.glob("data/*.jsonl")}
-    good, latest = last_fit(run), in_training(run)
-    fit = good or latest
+    fit = fit_of(run)
     own = data_of(fit)
     newest = sorted(made, key=lambda file: (f"data/{file.name}" not in own, -made[file].stat().st_mtime))
     if newest[1:]:
-        notes.append(f"data of earlier settings is left out: {', '.join(file.stem for file in newest[1:])}")
+        notes.append(f"data of other settings is left out: {', '.join(file.stem for file in newest[1:])}")
     if not newest or f"data/{newest[0].name}" not in own:
         return next(iter(newest), None), None
-    if good and latest:
+    if fit != in_training(run) is not None:
         notes.append("a later fit has not ended well; shown is the data of the last that has")
     return newest[0], fit
 

@@ -219,6 +219,7 @@ class Prepared(L.LightningDataModule):
         self.problems, self.validation = problems, validation
         self.template, self.batch_size, self.seed, self.skip_long = template, batch_size, seed, skip_long
         self.made: Path | None = None  # the file of the examples, once it is there
+        self.origin: str | None = None  # and the fingerprint of what they are made of
         self.built: Built | None = None
         self.held_out: list[Example] = []
         self.training: ResumableLoader | None = None
@@ -255,9 +256,14 @@ class Prepared(L.LightningDataModule):
     def file(self, problems: list[Problem]) -> Path:
         """Where the examples of these problems and settings are kept."""
         assert self.trainer is not None
-        inputs = (type(self).__name__, self.settings(), problems, self.template, self.seed, self.skip_long)
-        name = fingerprint(*inputs, fingerprint_policy(self.policy), str(self.trainer.precision))
+        # The reference's log-probabilities are computed in it.
+        name = fingerprint(*self.made_of(problems), str(self.trainer.precision))
         return Path(self.trainer.default_root_dir) / "data" / f"{name}.jsonl"
+
+    def made_of(self, problems: list[Problem]) -> tuple[Any, ...]:
+        """All that tokens and weights of the examples depend on."""
+        own = (type(self).__name__, self.settings(), problems, self.template, self.seed, self.skip_long)
+        return (*own, fingerprint_policy(self.policy))
 
     def prepare_data(self) -> None:
         """Make the examples of a fit unless their file is there; other verbs need none."""
@@ -287,7 +293,8 @@ class Prepared(L.LightningDataModule):
         tokenizer = self.tokenizer()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         if stage == "fit":
-            self.made = self.file(self.load_problems())
+            problems = self.load_problems()
+            self.made, self.origin = self.file(problems), fingerprint(*self.made_of(problems))
             self.built = read_built(self.made)
         if self.validation is not None:
             self.held_out = self.teacher_examples(self.validation.load(), tokenizer)

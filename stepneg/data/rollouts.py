@@ -85,7 +85,7 @@ class Rollouts:
         seed: of all samples.
     """
 
-    engine: VLLMEngine
+    engine: VLLMEngine = field(metadata=PLACE)
     store: Path = field(default=Path("runs/samples"), metadata=PLACE)
     form: Form = "gsm8k"
     samples: int = 16

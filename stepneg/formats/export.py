@@ -23,7 +23,7 @@ from stepneg.grading.batch import grade_all
 from stepneg.policy_folder import exported_template, load_tokenizer
 from stepneg.problems import Problem, ProblemSource
 from stepneg.progress import Bar
-from stepneg.record import content, data_of, last_fit
+from stepneg.record import content, data_of, fit_of
 from stepneg.resolved import resolve_run
 from stepneg.sampling.engine import Decoding, Ids
 from stepneg.sampling.store import Sampler, prompt_key, read_meta
@@ -141,7 +141,7 @@ def policy_of(run: Path, named: Path) -> Path:
     Raises:
         InputError: it is gone, or another policy is in its place.
     """
-    fit = last_fit(run)
+    fit = fit_of(run)
     for item in fit["inputs"] if fit else ():
         if item["place"] in ("data.policy", "data.init_args.policy"):
             places = [named, run / item["near"], Path(item["path"])]
@@ -224,7 +224,7 @@ def export_pairs(run: Path, output: Path) -> str:
     files = [f for f in (run / "data").glob("*.jsonl") if f.suffixes == [".jsonl"]]  # no traces, no problems
     if not files:
         raise InputError(f"{run}: is no run directory with training data; name one of stepneg fit")
-    own = data_of(last_fit(run))  # a fit with other settings leaves another, and a copy other times
+    own = data_of(fit_of(run))  # a fit with other settings leaves another, and a copy other times
     file = max(files, key=lambda f: (f"data/{f.name}" in own, f.stat().st_mtime))
     contents = read_checked(file)
     if contents is None:

@@ -155,6 +155,17 @@ def test_evaluations_come_with_their_questions_and_verdicts(tmp_path):
     assert wrong.steps == ["So 4.\n", "#### 4"]
 
 
+def test_a_test_of_an_earlier_policy_is_named(tmp_path):
+    run = made(tmp_path)
+    (run / "evaluation" / "test.json").write_text(json.dumps({"settings": {"policy_fingerprint": "own"}}))
+    for policy, notes in (
+        ("own", []),
+        ("new", ["the solutions of the test are another policy's than RUN/last; test the run again"]),
+    ):
+        (run / "last" / "stepneg.json").write_text(json.dumps({"fingerprint": policy}))
+        assert read(run).notes == notes
+
+
 def test_an_evaluation_alone_is_enough(tmp_path):
     file = made_run.write_evaluation(tmp_path, [made_run.evaluated("x", "#### 5", True, "5")], "evaluation")
     file.rename(tmp_path / "evaluation.jsonl")
@@ -183,7 +194,7 @@ def test_the_newest_data_is_shown(tmp_path):
         os.utime(file, (1, 1))
     found = read(run)
     assert len(found.solutions) == 9
-    assert found.notes == ["data of earlier settings is left out: aaaabbbbccccdddd"]
+    assert found.notes == ["data of other settings is left out: aaaabbbbccccdddd"]
 
 
 def test_a_copy_shows_the_data_of_the_last_fit_whatever_the_dates_of_its_files(tmp_path):
@@ -196,7 +207,7 @@ def test_a_copy_shows_the_data_of_the_last_fit_whatever_the_dates_of_its_files(t
     for number, stem in enumerate((FILE, "aaaabbbbccccdddd")):
         for file in (run / "data").glob(f"{stem}*"):
             os.utime(file, (number, number))
-    assert read(run).notes == ["data of earlier settings is left out: aaaabbbbccccdddd"]
+    assert read(run).notes == ["data of other settings is left out: aaaabbbbccccdddd"]
 
 
 def test_data_and_settings_are_of_the_same_fit(tmp_path):
@@ -209,7 +220,7 @@ def test_data_and_settings_are_of_the_same_fit(tmp_path):
         for k, stem in ((3, FILE), (5, other), (3, FILE))
     ]
     (run / "attempts").mkdir()
-    left_out = [f"data of earlier settings is left out: {FILE}"]
+    left_out = [f"data of other settings is left out: {FILE}"]
     later = "a later fit has not ended well; shown is the data of the last that has"
     for attempts, k, notes in (
         ([records[0], records[1]], 5, left_out),
