@@ -9,8 +9,6 @@ from pathlib import Path
 from stepneg.errors import InputError
 
 EARLIER = "earlier"  # in a run directory: what a fit has left there before another began anew
-
-
 BEHIND = 3  # folders behind a link that are looked into: size-N/seed-M/METHOD
 
 

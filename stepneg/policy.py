@@ -118,11 +118,6 @@ def head_log_probs(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])
 
 
-def text_of(shape: torch.Size | None) -> str:
-    """A shape in words."""
-    return "absent" if shape is None else f"of shape {list(shape)}"
-
-
 class Policy(L.LightningModule):
     """A causal language model trained on an objective.
 
@@ -152,9 +147,7 @@ class Policy(L.LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.model: PreTrainedModel | None = None
         self.checked = False  # whether the model computes the same from packed batches
-        self.settings: Mapping[
-            str, Any
-        ] = {}  # of the whole fit; where they are known, its checkpoints are for it alone
+        self.settings: Mapping[str, Any] = {}  # of the whole fit; with them its checkpoints are for it alone
         self.of_fit: Identity | None = None
 
     @property
@@ -248,13 +241,15 @@ class Policy(L.LightningModule):
                 rank_zero_info(f"the fit goes on, with changes: {in_words(self.of_fit.changed)}")
         if "state_dict" not in checkpoint:  # the ranks have loaded their parts
             return
-        shapes = [{name: w.shape for name, w in s.items()} for s in (checkpoint["state_dict"], self.state_dict())]
-        apart = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]
-        if apart:
+        there, here = (
+            {name: list(getattr(weights, "shape", ())) for name, weights in of.items()}
+            for of in (checkpoint["state_dict"], self.state_dict())
+        )
+        if name := next((name for name in {**there, **here} if there.get(name) != here.get(name)), None):
             raise InputError(
-                f"ckpt_path: the checkpoint is of another model than {self.start}: {apart[0]} is"
-                f" {text_of(shapes[0].get(apart[0]))} there, and {text_of(shapes[1].get(apart[0]))} here; give the"
-                " policy that its fit has started from as model.path"
+                f"ckpt_path: the checkpoint is of another model than {self.start}: {name} has the shape"
+                f" {there.get(name, 'of nothing')} there, and {here.get(name, 'of nothing')} here; give the policy that"
+                " its fit has started from as model.path"
             )
 
     def check_weights(self) -> None:

@@ -329,7 +329,7 @@ def check_start(home: Path, starts: Mapping[str, Path | None]) -> None:
         InputError: by the option.
     """
     for option, policy in starts.items():
-        if policy and any(policy.resolve().is_relative_to((home / name).resolve()) for name in REPLACED):
+        if policy and any(Path(policy).resolve().is_relative_to((home / name).resolve()) for name in REPLACED):
             raise InputError(
                 f"{option}: {policy} is in the fit's own run directory, and is replaced by this fit; give it another"
                 " trainer.default_root_dir"
