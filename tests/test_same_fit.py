@@ -55,7 +55,6 @@ def larger(tmp_path: Path) -> Path:
     ("change", "said"),
     [
         (f"--{LR}=0.03", f"{LR} was 0.003, and is 0.03"),
-        ("--model.warmup=0.5", "model.warmup was 0.1, and is 0.5"),
         ("--model.optimizer=torch.optim.SGD", "model.optimizer.class_path was torch.optim.AdamW, and is torch.optim"),
         ("--data.problems.init_args.size=41", "the fingerprint of its training data (data.*) was "),
         ("--model.path=LARGER", "the policy that it starts from was "),
