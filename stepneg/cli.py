@@ -31,8 +31,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
         try:
             run(argv)
-        except SystemExit:
+        except SystemExit as stop:
             flush()
+            if is_rank() and isinstance(stop.code, int):
+                leave(stop.code)
             raise
         flush()
     except InputError as error:
@@ -60,14 +62,24 @@ def end(message: str, code: int) -> NoReturn:
 def leave(code: int) -> NoReturn:
     """End with an exit code; what is left in the buffers and cannot be written is dropped.
 
-    Python would write it at exit, complain, and end with 120.
+    Python would write it at exit, complain, and end with 120. A rank ends at once: its process group's threads can
+    make Python abort as it takes itself down, and that be the exit code.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):  # none where it is closed
         try:
             stream.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if is_rank():
+        os._exit(code)
     raise SystemExit(code) from None
+
+
+def is_rank() -> bool:
+    """Whether this process is one of several ranks that have met."""
+    distributed = sys.modules.get("torch.distributed")
+    met = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return met and distributed.get_world_size() > 1  # type: ignore[union-attr]
 
 
 def flush() -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from stepneg import __version__
-from stepneg.cli import main
+from stepneg.cli import is_rank, main
 from stepneg.commands import SUMMARIES, VERBS
 from stepneg.errors import EngineLostError, InputError
 from stepneg.problems import Problem
@@ -286,3 +286,26 @@ def test_the_version_is_said(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "stepneg --version" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("argv", "code"), [(["fit", "--no.such=1"], 2), (["--help"], 0)])
+def test_a_rank_ends_with_its_exit_code_whatever_its_process_group_does(
+    argv: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python may abort where the threads of one are still there."""
+
+    def at_once(status: int) -> None:
+        raise KeyError(status)
+
+    monkeypatch.setattr("stepneg.cli.is_rank", lambda: True)
+    monkeypatch.setattr("os._exit", at_once)
+    with pytest.raises(KeyError) as ended:
+        main(argv)
+    assert ended.value.args == (code,)
+
+
+@pytest.mark.parametrize(("met", "ranks", "expected"), [(False, 1, False), (True, 1, False), (True, 2, True)])
+def test_one_process_alone_is_no_rank(met: bool, ranks: int, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: met)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: ranks)
+    assert is_rank() == expected
