@@ -10,6 +10,7 @@ from typing import IO, Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
+from torch.distributed.checkpoint.api import CheckpointException
 
 from stepneg.errors import InputError
 from stepneg.exits import PLACES
@@ -99,6 +100,11 @@ def in_parts(strategy: Strategy) -> bool:
     return isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy)
 
 
+def cause(error: BaseException) -> BaseException:
+    """What has failed on a rank, which torch packs into an exception of its own that is no ``Exception``."""
+    return next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
+
+
 def refuse_unfit(strategy: Strategy) -> None:
     """Have what cannot be loaded from a checkpoint in parts end in one line.
 
@@ -111,12 +117,13 @@ def refuse_unfit(strategy: Strategy) -> None:
     def load_checkpoint(checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         try:
             return load(checkpoint_path, weights_only)
-        except Exception as error:  # torch and DeepSpeed raise about anything
-            if isinstance(error, InputError | pickle.UnpicklingError | torch.OutOfMemoryError) or (
-                isinstance(error, OSError) and error.errno in PLACES
+        except (Exception, CheckpointException) as error:  # torch and DeepSpeed raise about anything
+            found = cause(error)
+            if isinstance(found, InputError | pickle.UnpicklingError | torch.OutOfMemoryError) or (
+                isinstance(found, OSError) and found.errno in PLACES
             ):
-                raise
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise found from None
+            said = (str(found).strip() or type(found).__name__).splitlines()[0]
             raise InputError(
                 f"{checkpoint_path}: cannot be loaded into this policy and optimiser ({said}): it is damaged, or of"
                 " another fit; give the options of its fit, or leave ckpt_path out to begin anew"
@@ -142,7 +149,10 @@ def keep_until_whole(strategy: Strategy) -> None:
         if strategy.is_global_zero:
             settle(place)
         strategy.barrier("before the parts of a checkpoint")
-        write(checkpoint, partial, storage_options)
+        try:
+            write(checkpoint, partial, storage_options)
+        except CheckpointException as error:
+            raise cause(error) from error
         strategy.barrier("behind the parts of a checkpoint")
         if strategy.is_global_zero:
             take_place(place)

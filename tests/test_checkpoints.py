@@ -1,14 +1,20 @@
 """A checkpoint in parts replaces the one before when it is whole, whenever its writers are killed."""
 
+import errno
 import os
+import pickle
 from pathlib import Path
+from traceback import StackSummary
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed.checkpoint.api import CheckpointException
 
-from stepneg.checkpoints import keep_until_whole
+from stepneg.checkpoints import keep_until_whole, refuse_unfit
 from stepneg.cli import main
+from stepneg.errors import InputError
 from stepneg.pipeline import forget_other
 from stepneg.sharding import FSDP2
 from stepneg.whole import beside, settle
@@ -149,4 +155,54 @@ def test_what_was_left_is_looked_at_before_it_counts(
 def test_a_checkpoint_of_one_file_is_left_to_its_writer() -> None:
     strategy = DDPStrategy()
     keep_until_whole(strategy)
-    assert "save_checkpoint" not in vars(strategy)
+    refuse_unfit(strategy)
+    assert not {"save_checkpoint", "load_checkpoint"} & vars(strategy).keys()
+
+
+class Fails(Parts):
+    """Neither reads nor writes.
+
+    Args:
+        error: what ails it.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        raise self.error
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        raise self.error
+
+
+def of_rank(error: Exception) -> BaseException:
+    return CheckpointException("ranks", {1: (error, StackSummary())})
+
+
+@pytest.mark.parametrize("packed", [lambda error: error, of_rank])
+def test_what_a_rank_cannot_read_ends_in_one_line_and_other_errors_are_what_they_are(packed: Any) -> None:
+    for error, kind, said in (
+        (
+            RuntimeError("Missing key: momentum.\nmore"),
+            InputError,
+            "^last.ckpt: .* optimiser \\(Missing key: momentum.\\)",
+        ),
+        (ValueError(), InputError, "optimiser \\(ValueError\\): it is damaged, or of another fit"),
+        (InputError("said already"), InputError, "^said already"),
+        (OSError(errno.EIO, "io"), OSError, "io"),
+        (pickle.UnpicklingError("code"), pickle.UnpicklingError, "code"),
+        (torch.OutOfMemoryError("memory"), torch.OutOfMemoryError, "memory"),
+    ):
+        strategy = Fails(packed(error))
+        refuse_unfit(strategy)
+        with pytest.raises(kind, match=said):
+            strategy.load_checkpoint("last.ckpt")
+
+
+def test_a_full_disk_is_named_by_the_rank_that_writes_to_it(tmp_path: Path) -> None:
+    strategy = Fails(of_rank(OSError(errno.ENOSPC, "full", "there")))
+    keep_until_whole(strategy)
+    with pytest.raises(OSError, match="full: 'there'"):
+        strategy.save_checkpoint({}, tmp_path / "last.ckpt")
