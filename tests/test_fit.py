@@ -38,11 +38,16 @@ trainer:
 """
 
 
+def configured(policy: Path, folder: Path) -> str:
+    """The option that names the file of a fit of this policy."""
+    file = folder / "fit.yaml"
+    file.write_text(FIT.replace("POLICY", str(policy)))
+    return f"--config={file}"
+
+
 @pytest.fixture
 def config(tmp_path: Path, tiny: Path) -> str:
-    file = tmp_path / "fit.yaml"
-    file.write_text(FIT.replace("POLICY", str(tiny)))
-    return f"--config={file}"
+    return configured(tiny, tmp_path)
 
 
 def scalars(run: Path, tag: str, verb: str = "fit") -> list[float]:

@@ -18,16 +18,14 @@ from stepneg.data.prepared import ResumableLoader
 from stepneg.data.rows import SeededOrder
 from stepneg.errors import InputError
 from stepneg.training import geometry
-from tests.test_fit import FIT, scalars
+from tests.test_fit import configured, scalars
 
 STEP = {"SLURM_STEP_ID": "0"}  # of what srun starts
 
 
 @pytest.fixture
 def config(tmp_path: Path, tiny: Path) -> str:
-    file = tmp_path / "fit.yaml"
-    file.write_text(FIT.replace("POLICY", str(tiny)))
-    return f"--config={file}"
+    return configured(tiny, tmp_path)
 
 
 def test_a_resumed_fit_ends_with_the_same_weights_bit_for_bit(tmp_path, config):

@@ -20,16 +20,14 @@ from stepneg.record import last_fit
 from stepneg.rerun import rerun
 from stepneg.same_fit import KEY, START, Identity, differing, gone_on, identity, in_words
 from stepneg.sampling.vllm_engine import VLLMEngine
-from tests.test_fit import FIT
+from tests.test_fit import configured
 
 LR = "model.optimizer.init_args.lr"
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> str:
-    file = tmp_path_factory.mktemp("config") / "fit.yaml"
-    file.write_text(FIT.replace("POLICY", str(tiny)))
-    return f"--config={file}"
+    return configured(tiny, tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture(scope="module")

@@ -235,7 +235,7 @@ def newest_data(run: Path, notes: list[str]) -> tuple[Path | None, dict[str, Any
         notes.append(f"data of other settings is left out: {', '.join(file.stem for file in newest[1:])}")
     if not newest or f"data/{newest[0].name}" not in own:
         return next(iter(newest), None), None
-    if fit != in_training(run) is not None:
+    if (later := in_training(run)) and later != fit:
         notes.append("a later fit has not ended well; shown is the data of the last that has")
     return newest[0], fit
 
