@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from torch.utils.tensorboard import SummaryWriter
 
 from stepneg.callbacks.evaluation import VLLMEvaluation
+from stepneg.checkpoints import begins_anew
 from stepneg.policy import Policy
 
 Layout = dict[str, dict[str, list[Any]]]
@@ -68,7 +69,7 @@ class Dashboard(L.Callback):
         writer = writer_of(trainer)
         if writer is None:
             return
-        if trainer.ckpt_path is None:
+        if begins_anew(trainer):
             for file in others(writer, "**/"):
                 file.rename(file.with_name(file.name.replace(".tfevents.", ".earlier.")))
         elif others(writer):

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from stepneg.checkpoints import begins_anew
 from stepneg.links import put_aside
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)  # Slurm's --signal, as Lightning's SLURMEnvironment expects it; preemption
@@ -52,7 +53,7 @@ class Preemption(L.Callback):
         """
         signal.signal(signal.SIGTERM, self.receive)
         self.training = True
-        if trainer.ckpt_path is None and trainer.is_global_zero and (file := last(trainer)) and file.exists():
+        if begins_anew(trainer) and trainer.is_global_zero and (file := last(trainer)) and file.exists():
             put_aside(file)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

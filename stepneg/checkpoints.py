@@ -7,8 +7,10 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -93,6 +95,15 @@ class CheckedCheckpoints(TorchCheckpointIO):
                     f"{path}: is damaged ({error}); delete it, and the fit begins anew with the data and samples that"
                     " are there, or restore it from a copy"
                 ) from error
+
+
+def begins_anew(trainer: L.Trainer) -> bool:
+    """Whether a fit goes on from no checkpoint of its own run: what an earlier one has left there is not this one's."""
+    if trainer.ckpt_path is None:
+        return True
+    kept = (c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath)
+    own = [Path(folder).resolve() for folder in (trainer.default_root_dir, *kept)]
+    return not any(Path(trainer.ckpt_path).resolve().is_relative_to(folder) for folder in own)
 
 
 def in_parts(strategy: Strategy) -> bool:

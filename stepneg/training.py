@@ -28,7 +28,7 @@ from stepneg.callbacks.predictions import Predictions
 from stepneg.callbacks.preemption import Preemption
 from stepneg.callbacks.progress import FitProgress
 from stepneg.callbacks.throughput import Throughput
-from stepneg.checkpoints import CheckedCheckpoints, keep_until_whole, refuse_unfit
+from stepneg.checkpoints import CheckedCheckpoints, begins_anew, keep_until_whole, refuse_unfit
 from stepneg.data.handover import ATTEMPT, attempt, once
 from stepneg.data.prepared import Prepared
 from stepneg.errors import InputError, above, at_least
@@ -90,7 +90,7 @@ class RunDirectory(SaveConfigCallback):
         """Before anything else of this fit is written."""
         if not trainer.is_global_zero:
             return
-        if trainer.ckpt_path is None:
+        if begins_anew(trainer):
             put_results_aside(Path(trainer.default_root_dir))
         self.save_config(trainer, pl_module, "fit")
         if self.told is not None:

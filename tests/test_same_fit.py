@@ -195,6 +195,22 @@ def test_a_fit_that_begins_anew_puts_aside_what_is_not_its_own(config: str, done
     assert len(contents(run / "earlier")) == 3
 
 
+def test_a_fit_that_goes_on_from_another_run_begins_anew_in_its_own(config: str, done: Path, tmp_path: Path) -> None:
+    """An earlier fit's results, curves and checkpoint are there; it does not go on from that."""
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    (run / "best").mkdir()
+    from_there = f"--ckpt_path={done}/checkpoints/last.ckpt"
+    main(["fit", config, f"--trainer.default_root_dir={run}", "--trainer.max_epochs=2", from_there])
+    assert (run / "earlier" / "best").is_dir()
+    assert len(list((run / "tensorboard").glob("events.out.earlier.*"))) == 1
+    assert sorted(file.name for file in (run / "checkpoints").iterdir()) == ["earlier.ckpt", "last.ckpt"]
+    (run / "best").mkdir()
+    main(["fit", config, f"--trainer.default_root_dir={run}", "--trainer.max_epochs=3", "--ckpt_path=last"])
+    assert (run / "best").is_dir()
+    assert len(list((run / "tensorboard").glob("events.out.earlier.*"))) == 1
+
+
 def test_what_was_put_aside_is_replaced_by_its_like(tmp_path: Path) -> None:
     put_results_aside(tmp_path)
     assert not list(tmp_path.iterdir())
