@@ -7,6 +7,7 @@
 import ctypes
 import gc
 import json
+import os
 import signal
 import sys
 import traceback
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 import vllm
 from transformers import AutoConfig, AutoModelForCausalLM
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
@@ -25,6 +27,7 @@ from vllm.sampling_params import RequestOutputKind
 from stepneg.policy_folder import stop_ids
 
 PROBES, PROBE_LENGTH = 4, 24
+SMALL_VOCABULARY = 10_000  # below which a count over the vocabulary is not worth its compilation, of 2 to 12 s
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # mean |difference|, nats a token
 
 
@@ -58,7 +61,7 @@ class Server:
         if self.llm is not None:
             self.llm = None
             cleanup_dist_env_and_memory()
-            gc.collect()
+        gc.freeze()  # vLLM collects several times in a start, each time through all that the imports hold
         cpu = current_platform.is_cpu()
         config = AutoConfig.from_pretrained(policy, trust_remote_code=False)
         dtype = options["dtype"]
@@ -70,6 +73,7 @@ class Server:
             # A chunked prompt rewinds its sample's random generator, which CPU generators cannot.
             memory = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, context)}
             memory["kv_cache_memory_bytes"] = int(options["kv_cache_gib"] * 2**30)
+            torch.compiler.set_stance("force_eager" if config.vocab_size < SMALL_VOCABULARY else "default")
         self.llm = vllm.LLM(
             model=policy,
             dtype=dtype,
@@ -161,6 +165,10 @@ def send(pipe: Connection, message: dict[str, Any]) -> None:
 
 def serve(pipe: Connection) -> None:
     """Answer messages until the pipe closes."""
+    if current_platform.is_cpu():
+        # Where there is no compiler, what vLLM has compiled runs as it is: here, and in the ranks of this process.
+        torch._dynamo.config.suppress_errors = True
+        os.environ["TORCHDYNAMO_SUPPRESS_ERRORS"] = "1"
     server = Server()
     while True:
         try:

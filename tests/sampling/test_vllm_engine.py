@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from stepneg.errors import EngineLostError, InputError
 from stepneg.problems.arithmetic import Arithmetic
@@ -256,6 +256,23 @@ def test_an_engine_does_not_outlive_its_parent():
             return
         time.sleep(0.1)
     pytest.fail("the engine still runs")
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_samples(tmp_path, monkeypatch):
+    """vLLM has torch compile a count over the vocabulary."""
+    policy = tmp_path / "policy"
+    shutil.copytree(BASE, policy)
+    config = AutoConfig.from_pretrained(BASE)
+    config.vocab_size = 10_000  # for a smaller one nothing is compiled
+    AutoModelForCausalLM.from_config(config).save_pretrained(policy)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    engine = VLLMEngine(kv_cache_gib=0.25, timeout=299)
+    engine.load(policy)
+    ((_, found),) = engine.generate([Request((5, 6, 7), 2, 0)], SAMPLED)
+    close(engine)
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(("missing", "message"), [("config.json", "no config.json"), ("model.safetensors", "pickled")])
