@@ -100,7 +100,7 @@ bench-training: setup
 bench-faults: setup
 	$(BIN)/python -m benchmarks.faults --minutes 60
 
-# The table of hostile input in docs/reliability.md: minutes.
+# The table of hostile input in docs/reliability.md: about half an hour.
 bench-hostile: setup
 	$(BIN)/python -m benchmarks.hostile
 

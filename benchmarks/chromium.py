@@ -102,6 +102,16 @@ class Tab:
         self.events.clear()
         self.send("Page.navigate", url="about:blank")
         self.send("Page.navigate", url=page.resolve().as_uri())
+        self.loaded()
+
+    def reload(self) -> None:
+        """Load the page again, at the address where it is."""
+        self.events.clear()
+        self.send("Page.reload")
+        self.loaded()
+
+    def loaded(self) -> None:
+        """Wait until the script of a page has ended."""
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events[-50:]) or not self.run(
             "document.readyState === 'complete' && location.protocol === 'file:'"
         ):

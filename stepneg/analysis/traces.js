@@ -370,9 +370,11 @@ function addressed() {
   return place in solutions ? place : null;
 }
 
+/** The solution that is shown, in the address; on a phone, none beside the list. */
 function remember() {
+  const shown = !PHONE.matches || document.body.classList.contains("reading");
   try {
-    history.replaceState(null, "", `#${found[current]}`);
+    history.replaceState(null, "", shown ? `#${found[current]}` : "#");
   } catch {
     // where a page has no history of its own, nothing is remembered
   }
@@ -708,9 +710,17 @@ function focusSearch() {
   byId("search").select();
 }
 
+/** To the solution that the page's address names, if it does. */
+function follow(place) {
+  if (place === null) return;
+  show(place);
+  if (PHONE.matches) enter();
+}
+
 /** On a phone: from the list to the solution. */
 function enter() {
   document.body.classList.add("reading");
+  remember();
   drawDetail(); // a curve is as wide as there is room
   byId("detail").focus({ preventScroll: true });
 }
@@ -718,6 +728,7 @@ function enter() {
 /** Back to the list. */
 function leave() {
   document.body.classList.remove("reading");
+  remember();
   drawRows(); // a list that was not shown had no height
   scrollTo(Math.max(current, 0));
   byId("list").focus({ preventScroll: true });
@@ -742,7 +753,7 @@ function listen() {
   byId("open-help").addEventListener("click", () => open(byId("help")));
   byId("open-about").addEventListener("click", () => open(byId("about")));
   byId("theme").addEventListener("click", nextTheme);
-  addEventListener("hashchange", () => addressed() !== null && show(addressed()));
+  addEventListener("hashchange", () => follow(addressed()));
   addEventListener("resize", () => {
     drawRows();
     drawDetail();
@@ -763,9 +774,9 @@ function start() {
   drawHelp();
   drawAbout();
   listen();
-  const wanted = addressed();
+  const named = addressed();
   refresh();
-  if (wanted !== null) show(wanted);
+  follow(named);
   performance.mark("ready");
 }
 

@@ -419,6 +419,19 @@ def test_on_a_phone_the_list_and_a_solution_take_turns(tab, run):
     assert tab.run("document.activeElement.id") == "list"
 
 
+def test_on_a_phone_an_address_leads_to_the_solution_that_it_names(tab, run):
+    """A link from a colleague, a reloaded page; beside the list there is no solution to come back to."""
+    opened(tab, run, width=390, height=844)
+    assert tab.run("location.hash") == ""
+    tab.run("new Promise((done) => { addEventListener('hashchange', done); location.hash = '#2'; })")
+    assert tab.run("document.body.classList.contains('reading')")
+    shown = text(tab, "#detail")
+    tab.reload()
+    assert text(tab, "#detail") == shown
+    tab.click(".back")
+    assert tab.run("location.hash") == ""
+
+
 PIXEL = """const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
   const pixel = (color) => {
     canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
