@@ -372,9 +372,9 @@ function addressed() {
 
 /** The solution that is shown, in the address; on a phone, none beside the list. */
 function remember() {
-  const shown = !PHONE.matches || document.body.classList.contains("reading");
+  const named = !PHONE.matches || document.body.classList.contains("reading");
   try {
-    history.replaceState(null, "", shown ? `#${found[current]}` : "#");
+    history.replaceState(null, "", named ? `#${found[current]}` : "#");
   } catch {
     // where a page has no history of its own, nothing is remembered
   }
@@ -706,6 +706,7 @@ function onKey(event) {
 
 function focusSearch() {
   document.body.classList.remove("reading");
+  remember();
   byId("search").focus();
   byId("search").select();
 }
