@@ -524,7 +524,7 @@ function curve(solution) {
     picture.append(svg("line", { class: `segment ${signOf(q - values[i])}`, ...ends }));
   });
   const every = Math.ceil((values.length * 36) / width); // labels that do not overlap
-  values.forEach((q, i) => picture.append(...point(x(i), y(q), q, i, solution, i % every === 0)));
+  values.forEach((q, i) => picture.append(...point(x(i), y(q), q, i, solution, i % every === 0, width)));
   return picture;
 }
 
@@ -542,22 +542,26 @@ function grid(x, y, width, steps) {
 }
 
 /** The mark of a value: a triangle down or up by the sign of the step's advantage, a circle where it is 0. */
-function point(x, y, q, i, solution, named) {
+function point(x, y, q, i, solution, named, width) {
   const gain = i === 0 ? null : advantage(solution, i);
   const sign = signOf(gain);
   const shapes = { minus: `${x - 6},${y - 5} ${x + 6},${y - 5} ${x},${y + 6}`, plus: `${x - 6},${y + 5} ${x + 6},${y + 5} ${x},${y - 6}` };
   const mark = shapes[sign] ? svg("polygon", { class: `point ${sign}`, points: shapes[sign] }) : svg("circle", { class: `point ${sign}`, cx: x, cy: y, r: 4.5 });
   const isPit = i > 0 && i === solution.pit;
   const ring = svg("circle", { class: "ring", cx: x, cy: y, r: 11 });
-  if (isPit) return [ring, mark, pitLabel(x, y, i, q, solution)];
-  const text = named ? svg("text", { class: "value", x, y: y - 10, "text-anchor": "middle" }, fixed(q)) : null;
+  if (isPit) return [ring, mark, pitLabel(x, y, q, width)];
+  const [before, after] = [solution.values[i - 1], solution.values[i + 1]];
+  const below = before > q && after > q && q >= 0.25; // both lines go up from here; deeper down is the axis
+  const text = named ? svg("text", { class: "value", x, y: y + (below ? 19 : -10), "text-anchor": "middle" }, fixed(q)) : null;
   return [mark, text].filter(Boolean);
 }
 
-/** Beside the pit, on the side where there is room: before it at the last step, else behind it. */
-function pitLabel(x, y, i, q, solution) {
-  const last = i === solution.steps.length;
-  return svg("text", { class: "value pit", x: x + (last ? -16 : 16), y: y - 6, "text-anchor": last ? "end" : "start" }, `first pit ${fixed(q)}`);
+const PIT_LABEL = 110; // pixels from the pit's middle to the label's end
+
+/** Beside the pit, on the side where there is room: behind it, else before it. */
+function pitLabel(x, y, q, width) {
+  const before = x + PIT_LABEL > width;
+  return svg("text", { class: "value pit", x: x + (before ? -16 : 16), y: y - 6, "text-anchor": before ? "end" : "start" }, `first pit ${fixed(q)}`);
 }
 
 // --- pairs

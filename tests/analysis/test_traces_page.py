@@ -419,6 +419,32 @@ def test_on_a_phone_the_list_and_a_solution_take_turns(tab, run):
     assert tab.run("document.activeElement.id") == "list"
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_labels_of_the_curve_have_room_wherever_the_pit_is(tab, tmp_path, width):
+    """All within the curve, none on another."""
+    browsed = Browsed([problem_row("p", "q", "a", "s", {})], parts=["training data"])
+    for pit in range(1, 10):
+        values = [0.625, *(0.75 if i % 2 else 0.375 for i in range(1, pit)), 0.0]
+        counts = tuple((8, round(8 * q)) for q in values)
+        browsed.solutions.append(Solution(0, 0, [f"step {i}\n" for i in range(9)], False, counts, values, pit=pit))
+    file = tmp_path / "page.html"
+    file.write_text(page(contents("run", Settings(), browsed)))
+    for place in range(9):
+        tab.open(file, width=width, height=1600)  # all rows are seen
+        tab.click(f"#row-{place}")
+        boxes = tab.run(
+            "[document.querySelector('.curve'), ...document.querySelectorAll('.curve .value')]"
+            ".map((e) => e.getBoundingClientRect()).map((b) => [b.left, b.right, b.top, b.bottom])"
+        )
+        (left, right, top, bottom), labels = boxes[0], boxes[1:]
+        assert 2 <= len(labels) <= place + 2  # on a phone every other one
+        for number, (begin, end, high, low) in enumerate(labels):
+            assert left <= begin <= end <= right
+            assert top <= high <= low <= bottom
+            for other in labels[:number]:
+                assert end <= other[0] or other[1] <= begin or low <= other[2] or other[3] <= high
+
+
 def test_on_a_phone_an_address_leads_to_the_solution_that_it_names(tab, run):
     """A link from a colleague, a reloaded page; beside the list there is no solution to come back to."""
     opened(tab, run, width=390, height=844)
