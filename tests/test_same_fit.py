@@ -149,17 +149,10 @@ def test_a_fit_does_not_start_from_what_it_replaces(
     shutil.copytree(done, run)
     (run / "best").symlink_to(run / "last")
     before = contents(run)
+    once = ["fit", config, f"--trainer.default_root_dir={run}", "--trainer.max_epochs=1"]
     for option in ("model.path", "data.policy"):
         with pytest.raises(SystemExit):
-            main(
-                [
-                    "fit",
-                    config,
-                    f"--trainer.default_root_dir={run}",
-                    "--trainer.max_epochs=1",
-                    f"--{option}={run / name}",
-                ]
-            )
+            main([*once, f"--{option}={run / name}"])
         error = capsys.readouterr().err.splitlines()[-1]
         assert f"{option}: {run / name} is in the fit's own run directory, and is replaced by this fit" in error
     assert contents(run) == before

@@ -126,3 +126,21 @@ def made(run: Path, **options: object) -> Path:
     rows += [evaluated("test/1", "So 4.\n#### 4", False, "4", level="Level 2"), evaluated("test/2", "So", False, None)]
     write_evaluation(run, rows)
     return run
+
+
+NASTY = [
+    "<script>window.stolen = 1</script>",
+    "</script><script>window.stolen = 1</script>",
+    "<!--<script>",
+    "<img src=x onerror='window.stolen = 1'>",
+    "<svg onload=window.stolen=1><a href='javascript:window.stolen=1'>x</a>",
+    "&lt;b&gt; &amp; {{7*7}} ${7*7} @@data@@",
+    "\u202eevil\u202c \u2066in\u2069 \u200fr",
+    "a\u2028b\u2029c",
+    "nul \x00 esc \x1b[31m del \x7f",
+    "half \ud83d and \ude00",
+    "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd",
+    "\U0001f469\u200d\U0001f680 z\u0351\u0352\u0353\u0354algo",
+    "w" * 5000,
+    "$\\frac{1}{2}$ \\boxed{",
+]
